@@ -1,0 +1,68 @@
+"""A descriptor that polls as something that is no descriptor would."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+__all__ = ["Readiness"]
+
+
+class Readiness:
+    """One end of a socket pair, kept readable and writable as two functions say.
+
+    Readable: a byte lies in it. Not writable: its buffer is stuffed until it is full. Whoever
+    changes what the functions look at calls :meth:`sync` afterwards; the last call sees the last
+    change, so the descriptor ends up right whatever the order.
+    """
+
+    def __init__(self, readable: Callable[[], bool], writable: Callable[[], bool] | None) -> None:
+        self._is_readable = readable
+        self._is_writable = writable
+        self._lock = threading.Lock()  # taken before the session's lock, never after
+        self._outer, self._inner = socket.socketpair()
+        for end in (self._outer, self._inner):
+            end.setblocking(False)
+        # The least the kernel allows: stuffing it should take few bytes.
+        self._outer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        self._readable = False  # guarded by _lock
+        self._stuffed = False  # guarded by _lock
+        self._open = True  # guarded by _lock
+
+    def fileno(self) -> int:
+        """The descriptor to poll."""
+        return self._outer.fileno()
+
+    def sync(self) -> None:
+        """Bring the descriptor up to date. Never blocks for long, and not under other locks."""
+        with self._lock:
+            if not self._open:
+                return
+            readable = self._is_readable()
+            if readable and not self._readable:
+                self._inner.send(b"\0")
+            elif self._readable and not readable:
+                self._outer.recv(1)
+            self._readable = readable
+            stuffed = self._is_writable is not None and not self._is_writable()
+            with contextlib.suppress(BlockingIOError):
+                if stuffed and not self._stuffed:
+                    while True:
+                        self._outer.send(b"\0" * 256)
+                elif self._stuffed and not stuffed:
+                    while True:
+                        self._inner.recv(65536)
+            self._stuffed = stuffed
+
+    def close(self) -> None:
+        """Give the descriptors back."""
+        with self._lock:
+            self._open = False
+            self.drop()
+
+    def drop(self) -> None:
+        """The same for a finalizer, which may not wait for a lock."""
+        self._outer.close()
+        self._inner.close()

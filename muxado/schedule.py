@@ -1,0 +1,64 @@
+"""Which stream sends next: the highest priority that is ready, and equals take turns."""
+
+from __future__ import annotations
+
+import heapq
+from typing import Generic, TypeVar
+
+__all__ = ["Schedule"]
+
+T = TypeVar("T")
+
+
+class Schedule(Generic[T]):
+    """The streams that have bytes to send and window to send them in.
+
+    Items must be hashable. Adding one that is in changes nothing but its priority.
+    """
+
+    __slots__ = ("_levels", "_order", "_where")
+
+    def __init__(self) -> None:
+        self._where: dict[T, int] = {}  # item -> the level it stands in
+        self._levels: dict[int, dict[T, None]] = {}  # level -> its items, first come first
+        self._order: list[int] = []  # heap of the negated levels; exactly the keys of _levels
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __contains__(self, item: T) -> bool:
+        return item in self._where
+
+    def add(self, item: T, priority: int) -> None:
+        """Put ``item`` at the end of its level."""
+        before = self._where.get(item)
+        if before == priority:
+            return
+        if before is not None:
+            del self._levels[before][item]
+        self._where[item] = priority
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = {}
+            heapq.heappush(self._order, -priority)
+        level[item] = None
+
+    def discard(self, item: T) -> None:
+        """Take ``item`` out, if it is in."""
+        priority = self._where.pop(item, None)
+        if priority is not None:
+            # A level left empty stays until it comes up in pop(): cheaper than searching the heap.
+            del self._levels[priority][item]
+
+    def pop(self) -> T:
+        """Take out and return the one that goes next; ``IndexError`` when there is none."""
+        while True:
+            priority = -self._order[0]
+            level = self._levels[priority]
+            if level:
+                item = next(iter(level))
+                del level[item]
+                del self._where[item]
+                return item
+            heapq.heappop(self._order)
+            del self._levels[priority]

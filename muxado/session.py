@@ -1,0 +1,306 @@
+"""Session: one connection, many streams, with the interface of a listening socket."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from muxado import transport
+from muxado.config import Config
+from muxado.engine import Engine, os_error
+from muxado.errors import ErrorCode, SessionClosed
+from muxado.protocol import SessionEnd
+from muxado.readiness import Readiness
+from muxado.stream import MAX_PRIORITY, Stream, check_int, check_option, check_timeout, option
+
+if TYPE_CHECKING:
+    import socketserver
+    from types import TracebackType
+
+__all__ = ["Session", "SessionStats", "client", "server"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SessionStats:
+    """Counters of a session since its start, as they were at one moment."""
+
+    streams: int  #: streams in use now, by either side
+    backlog: int  #: streams of the peer that wait for ``accept()`` now
+    opened: int  #: streams this side has opened
+    accepted: int  #: streams handed out by ``accept()``
+    bytes_received: int  #: bytes read from the connection, frames included
+    bytes_sent: int  #: bytes written to the connection, frames included
+    ignored_frames: int  #: frames without a meaning that were skipped
+
+
+class Session:
+    """One end of a connection that carries many streams.
+
+    Owns ``sock``: a connected ``socket.socket``, an ``ssl.SSLSocket`` (handshake done or not), or
+    anything with ``recv``, ``sendall`` (or ``send``) and ``close``. One end must be the
+    ``client``, the other not; both may open and accept streams. Options are the fields of
+    :class:`Config`; ``config`` gives them all at once.
+
+    A session does what a listening socket does, so that it can stand in for one: ``accept``,
+    ``fileno``, time-outs, iteration. Every method may be called from any thread.
+    """
+
+    def __init__(
+        self, sock: Any, *, client: bool, config: Config | None = None, **options: Any
+    ) -> None:
+        config = Config.of(config, options)
+        connection = transport.wrap(sock)
+        self._timeout = socket.getdefaulttimeout()
+        self._closed = False
+        self._engine = Engine(connection, config, client=bool(client))
+        self._engine.start()
+
+    # Streams.
+
+    def open(self, *, priority: int = 0, stream_type: int = 0, fin: bool = False) -> Stream:
+        """Open a stream. Never waits for the peer.
+
+        ``priority`` is from 0 to 0x7FFFFFFF. ``stream_type`` is a number of four bytes, and must
+        be 0 unless the session is ``typed``. ``fin``: the stream is born half-closed for writing.
+        Raises ``RemoteGoneAway`` after the peer's GOAWAY, ``SessionClosed`` after the end of the
+        session, and ``StreamsExhausted`` when its ids are used up.
+        """
+        check_int("priority", priority, MAX_PRIORITY)
+        check_int("stream_type", stream_type, 0xFFFFFFFF)
+        if stream_type and not self._engine.protocol.carries_types:
+            raise ValueError("this session carries no stream types: it is not typed")
+        state = self._engine.open(priority=priority, stream_type=stream_type, fin=bool(fin))
+        return Stream(self, self._engine, state)
+
+    def dial(self, address: Any = None, timeout: Any = None, source_address: Any = None) -> Stream:
+        """:meth:`open` with the signature of ``socket.create_connection``, to stand in for it.
+
+        ``timeout`` in seconds is set on the stream; the other arguments are ignored.
+        """
+        stream = self.open()
+        if isinstance(timeout, (int, float)):
+            stream.settimeout(timeout)
+        return stream
+
+    def accept(self) -> tuple[Stream, Any]:
+        """Wait for the next stream that the peer opens; returns it and :meth:`getpeername`.
+
+        Raises ``TimeoutError`` past the time-out, ``BlockingIOError`` where it is 0, and
+        ``SessionClosed`` after the end of the session, once the streams that arrived before it
+        have been handed out.
+        """
+        timeout = self._timeout
+        deadline = time.monotonic() + timeout if timeout else timeout
+        state = self._engine.accept(deadline)
+        return Stream(self, self._engine, state), self.getpeername()
+
+    def __iter__(self) -> Iterator[Stream]:
+        """Yield the peer's streams as they come, until the session ends."""
+        while True:
+            try:
+                stream, _ = self.accept()
+            except SessionClosed:
+                return
+            yield stream
+
+    def serve(self, server: socketserver.BaseServer) -> None:
+        """Run a ``socketserver`` server on this session until the session ends.
+
+        ``server`` should be made with ``bind_and_activate=False``; the socket it has is closed
+        and this session takes its place. Returns when the session has ended, or when
+        ``server.shutdown()`` was called.
+        """
+        replaced = getattr(server, "socket", None)
+        if replaced is not None and replaced is not self:
+            replaced.close()
+        server.socket = self  # type: ignore[attr-defined]
+        if getattr(server, "server_address", None) is None:
+            server.server_address = self.getsockname()
+        # serve_forever() ends only by shutdown() from another thread. accept() reports the end
+        # of the session once, after the last stream; that is the moment.
+        served = threading.Event()
+
+        def stop() -> None:
+            self._engine.await_told(served.is_set)
+            if not served.is_set():
+                server.shutdown()
+
+        stopper = threading.Thread(target=stop, name="muxado-serve", daemon=True)
+        stopper.start()
+        try:
+            server.serve_forever()
+        finally:
+            served.set()
+            self._engine.nudge_watchers()
+            stopper.join()
+
+    # The end.
+
+    def go_away(self, code: int = ErrorCode.NO_ERROR, debug: bytes = b"") -> None:
+        """Tell the peer to open no more streams; those under way go on.
+
+        Streams of the peer that wait for ``accept()`` are still handed out. ``debug`` is for the
+        peer's people.
+        """
+        self._engine.go_away(check_int("code", code, 0xFFFFFFFF), bytes(debug))
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """:meth:`go_away`, then wait until no stream is left.
+
+        True when none is; false when ``timeout`` seconds passed first.
+        """
+        timeout = check_timeout(timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self.go_away()
+        return self._engine.drain(deadline)
+
+    def close(self) -> None:
+        """Flush what was written (for up to ``linger`` seconds), say GOAWAY, close the connection.
+
+        Streams that were never accepted are refused. Calls that wait in other threads raise
+        ``SessionClosed``. Idempotent, from any thread.
+        """
+        self._closed = True
+        self._engine.close()
+
+    def kill(self) -> None:
+        """Close the connection now, without a word to the peer."""
+        self._closed = True
+        self._engine.kill()
+
+    def wait(self, timeout: float | None = None) -> SessionEnd:
+        """Wait until the session is over and return why; ``TimeoutError`` past ``timeout`` s."""
+        timeout = check_timeout(timeout)
+        return self._engine.wait(None if timeout is None else time.monotonic() + timeout)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session is over."""
+        return self._engine.death is not None
+
+    @property
+    def latency(self) -> float | None:
+        """The last heartbeat's round trip in seconds, ``None`` before the first."""
+        return self._engine.latency
+
+    def stats(self) -> SessionStats:
+        """The session's counters."""
+        return SessionStats(**self._engine.counters())
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # Whatever thread holds whatever lock: nothing here may wait. See Engine.abandon().
+        engine = getattr(self, "_engine", None)
+        if engine is None:
+            return
+        engine.drop_session_poller()
+        if self._closed:
+            return
+        if engine.death is None:
+            text = f"unclosed session {engine.name}"  # its repr would take the lock
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
+        engine.abandon()
+
+    # What makes it a listening socket.
+
+    def listen(self, backlog: int | None = None, /) -> None:
+        """Nothing to do: a session always accepts."""
+
+    def bind(self, address: Any, /) -> None:
+        """Nothing to do: a session's address is its connection's."""
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable while :meth:`accept` has something to say.
+
+        That is a stream, or once the end of the session. -1 once it is closed by this side.
+        """
+        if self._closed and self._engine.death is not None:
+            return -1
+        return self._engine.session_fileno(Readiness)
+
+    def settimeout(self, value: float | None, /) -> None:
+        """Seconds that :meth:`accept` waits; ``None`` for ever, 0 not at all."""
+        self._timeout = check_timeout(value)
+
+    def gettimeout(self) -> float | None:
+        return self._timeout
+
+    @property
+    def timeout(self) -> float | None:
+        return self._timeout
+
+    def setblocking(self, flag: bool, /) -> None:
+        self._timeout = None if flag else 0.0
+
+    def getblocking(self) -> bool:
+        return self._timeout != 0
+
+    def getsockname(self) -> Any:
+        """The connection's own address; ``("", 0)`` where it has none."""
+        return self._engine.transport.getsockname() or ("", 0)
+
+    def getpeername(self) -> Any:
+        """The address of the connection's other end; ``("", 0)`` where it has none."""
+        return self._engine.transport.getpeername() or ("", 0)
+
+    def getsockopt(self, level: int, optname: int, buflen: int = 0, /) -> int | bytes:
+        return option(self, level, optname, buflen, listening=True)
+
+    def setsockopt(self, level: int, optname: int, *value: Any) -> None:
+        """Accepted; there is no listening socket for an option to change."""
+        check_option(level, optname, value)
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return socket.AddressFamily(self._engine.transport.family)
+
+    @property
+    def type(self) -> socket.SocketKind:
+        return socket.SOCK_STREAM
+
+    @property
+    def proto(self) -> int:
+        return self._engine.transport.proto
+
+    def shutdown(self, how: int, /) -> None:
+        """A listening socket is not connected."""
+        raise os_error(errno.ENOTCONN)
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        end = engine.death
+        state = "open" if end is None else f"closed: {end.code.name}"
+        counters = engine.counters()
+        return (
+            f"<muxado.Session {engine.name} {state}, {counters['streams']} streams, "
+            f"{counters['backlog']} to accept, peer {self.getpeername()}>"
+        )
+
+    def __getstate__(self) -> None:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+
+def client(sock: Any, **options: Any) -> Session:
+    """A session over ``sock`` whose other end is a :func:`server`; options as for ``Config``."""
+    return Session(sock, client=True, **options)
+
+
+def server(sock: Any, **options: Any) -> Session:
+    """A session over ``sock`` whose other end is a :func:`client`; options as for ``Config``."""
+    return Session(sock, client=False, **options)

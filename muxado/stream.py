@@ -1,0 +1,431 @@
+"""Stream: one of many over a session, with the interface of a connected ``socket.socket``."""
+
+from __future__ import annotations
+
+import errno
+import operator
+import socket
+import time
+import warnings
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from muxado.engine import Engine, os_error
+from muxado.errors import ErrorCode
+from muxado.readiness import Readiness
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from muxado.protocol import StreamState
+    from muxado.session import Session
+
+__all__ = ["MAX_PRIORITY", "Stream", "check_int", "check_option", "check_timeout", "option"]
+
+#: The highest priority, and the highest number of four bytes: see ``Session.open``.
+MAX_PRIORITY = 0x7FFFFFFF
+
+_MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0x40)
+_MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+_SEND_FLAGS = _MSG_DONTWAIT | _MSG_NOSIGNAL
+_RECV_FLAGS = socket.MSG_PEEK | socket.MSG_WAITALL | _MSG_DONTWAIT | _MSG_NOSIGNAL
+
+#: Seconds in the 2**63 nanoseconds that a time-out of CPython's may have.
+_MAX_TIMEOUT = 2**63 / 1e9
+
+#: Bytes that sendfile() reads from a file at a time.
+_FILE_PART = 131072
+
+
+class Stream:
+    """A stream of a :class:`Session`; it does what a connected TCP socket does.
+
+    Time-outs, errors, half-closes, ``makefile`` and flags are those of ``socket.socket``; methods
+    that say nothing here are documented there. One thread may read while another writes; two
+    readers or two writers take turns, each ``sendall`` whole. What a stream adds: ``id``,
+    ``session``, ``stream_type``, ``priority``, :meth:`reset` and :meth:`close_write`.
+    """
+
+    # Only makefile() below and the garbage collector look at these; guarded by the caller's
+    # own use of the stream, as in socket.socket.
+    _io_refs = 0
+    _closed = False
+
+    def __init__(self, session: Session, engine: Engine, state: StreamState) -> None:
+        self.session = session
+        self._engine = engine
+        self._state = state
+        self._timeout = socket.getdefaulttimeout()
+        self._readiness: Readiness | None = None
+
+    # What a stream has beyond a socket.
+
+    @property
+    def id(self) -> int:
+        """The stream's number on the wire."""
+        return self._state.id
+
+    @property
+    def stream_type(self) -> int:
+        """The type its opener gave it, 0 where the wire carries none."""
+        return self._state.stream_type
+
+    @property
+    def priority(self) -> int:
+        """From 0 to 0x7FFFFFFF; streams with a higher one send first."""
+        return self._state.priority
+
+    @priority.setter
+    def priority(self, value: int) -> None:
+        self._engine.prioritise(self._state, check_int("priority", value, MAX_PRIORITY))
+
+    def reset(self, code: int = ErrorCode.STREAM_CANCELLED) -> None:
+        """End both directions at once; the peer's calls raise ``StreamReset`` with ``code``.
+
+        Bytes under way and bytes received but not read are dropped.
+        """
+        self._engine.reset(self._state, check_int("code", code, 0xFFFFFFFF))
+
+    def close_write(self) -> None:
+        """``shutdown(SHUT_WR)``: the peer reads to the end of file."""
+        self.shutdown(socket.SHUT_WR)
+
+    # Sending.
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        _check_flags(flags, _SEND_FLAGS)
+        view = _bytes_of(data)
+        self._check_open()
+        if not view:
+            self._engine.check_writable(self._state)
+            return 0
+        timeout = self._timeout
+        if timeout == 0 or flags & _MSG_DONTWAIT:
+            return self._engine.write_now(self._state, view)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        return self._engine.write(self._state, view, deadline, whole=False)
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        _check_flags(flags, _SEND_FLAGS)
+        view = _bytes_of(data)
+        self._check_open()
+        if not view:
+            self._engine.check_writable(self._state)
+            return
+        timeout = self._timeout
+        if timeout == 0 or flags & _MSG_DONTWAIT:
+            while view:
+                view = view[self._engine.write_now(self._state, view) :]
+            return
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._engine.write(self._state, view, deadline, whole=True)
+
+    def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
+        """Send a file opened in binary mode; returns the bytes sent, as ``socket.sendfile``."""
+        if "b" not in getattr(file, "mode", "b"):
+            raise ValueError("file should be opened in binary mode")
+        if count is not None:
+            if not isinstance(count, int):
+                raise TypeError(f"count must be a positive integer (got {count!r})")
+            if count <= 0:
+                raise ValueError(f"count must be a positive integer (got {count!r})")
+        if self._timeout == 0:
+            raise ValueError("non-blocking sockets are not supported")
+        if offset:
+            file.seek(offset)
+        total = 0
+        try:
+            while count is None or total < count:
+                part = file.read(_FILE_PART if count is None else min(_FILE_PART, count - total))
+                if not part:
+                    break
+                self.sendall(part)
+                total += len(part)
+        finally:
+            if total and hasattr(file, "seek"):
+                file.seek(offset + total)
+        return total
+
+    # Receiving.
+
+    def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
+        bufsize = operator.index(bufsize)
+        if bufsize < 0:
+            raise ValueError("negative buffersize in recv")
+        self._check_open()
+        state = self._state
+        if flags:
+            return self._recv_with_flags(bufsize, flags)
+        if not bufsize:
+            return b""
+        return self._engine.read(state, lambda: state.take(bufsize), b"", self._deadline())
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        view = memoryview(buffer)
+        if view.readonly:
+            raise TypeError("recv_into() argument must be a read-write bytes-like object")
+        view = view.cast("B")
+        nbytes = operator.index(nbytes)
+        if nbytes < 0:
+            raise ValueError("negative buffersize in recv_into")
+        if nbytes > len(view):
+            raise ValueError("nbytes is greater than the length of the buffer")
+        if nbytes:
+            view = view[:nbytes]
+        self._check_open()
+        if flags:
+            data = self._recv_with_flags(len(view), flags)
+            view[: len(data)] = data
+            return len(data)
+        if not view:
+            return 0
+        state = self._state
+        return self._engine.read(state, lambda: state.take_into(view), 0, self._deadline())
+
+    def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
+        """As on a connected TCP socket: the address is ``None``."""
+        return self.recv(bufsize, flags), None
+
+    def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
+        return self.recv_into(buffer, nbytes, flags), None
+
+    def _recv_with_flags(self, bufsize: int, flags: int) -> bytes:
+        _check_flags(flags, _RECV_FLAGS)
+        state, engine = self._state, self._engine
+        deadline = 0.0 if flags & _MSG_DONTWAIT else self._deadline()
+        if not bufsize:
+            return b""
+        if flags & socket.MSG_PEEK:
+            return engine.read(state, lambda: state.peek(bufsize), b"", deadline)
+        if not flags & socket.MSG_WAITALL:
+            return engine.read(state, lambda: state.take(bufsize), b"", deadline)
+        # A whole message may be larger than the window, so it is taken as it comes.
+        parts: list[bytes] = []
+        left = bufsize
+        while left:
+            try:
+                part = engine.read(state, lambda: state.take(left), b"", deadline)  # noqa: B023
+            except OSError:
+                if not parts:
+                    raise
+                break  # what was taken is not lost; the error comes again at the next call
+            if not part:
+                break
+            parts.append(part)
+            left -= len(part)
+        return b"".join(parts)
+
+    # The end.
+
+    def shutdown(self, how: int, /) -> None:
+        how = operator.index(how)
+        if how not in (socket.SHUT_RD, socket.SHUT_WR, socket.SHUT_RDWR):
+            raise os_error(errno.EINVAL)
+        self._check_open()
+        if how != socket.SHUT_WR:
+            self._engine.hush(self._state)
+        if how != socket.SHUT_RD:
+            self._engine.end(self._state)
+
+    def close(self) -> None:
+        """Close for good, once every file of ``makefile()`` is closed too. Never waits."""
+        self._closed = True
+        if self._io_refs <= 0:
+            self._close_now()
+
+    def _close_now(self) -> None:
+        readiness, self._readiness = self._readiness, None
+        if not self._state.closed:
+            self._engine.close_stream(self._state)
+        if readiness is not None:
+            self._engine.unpin(self._state)
+            readiness.close()
+
+    def _decref_socketios(self) -> None:  # socket.SocketIO calls it when it is closed
+        if self._io_refs > 0:
+            self._io_refs -= 1
+        if self._closed:
+            self.close()
+
+    def detach(self) -> int:
+        """A stream has no descriptor of its own to give away."""
+        raise os_error(errno.EOPNOTSUPP)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._closed:
+            self.close()
+
+    def __del__(self) -> None:
+        # Whatever thread holds whatever lock: nothing here may wait. See Engine.drop().
+        state = getattr(self, "_state", None)
+        if state is None or state.closed:
+            return
+        if not self._closed and self._engine.death is None:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self._engine.drop(state)
+        if self._readiness is not None:
+            self._readiness.drop()
+
+    makefile = socket.socket.makefile
+
+    # What describes it.
+
+    def fileno(self) -> int:
+        """A descriptor that polls readable while :meth:`recv` would not wait; -1 once closed.
+
+        It is made at the first call, and is for polling only: reading it is the stream's own.
+        """
+        if self._closed and self._io_refs <= 0:
+            return -1
+        readiness = self._readiness
+        if readiness is None:
+            engine, state = self._engine, self._state
+            made = Readiness(lambda: engine.readable(state), lambda: engine.writable(state))
+            readiness = engine.pin(state, made)
+            if readiness is not made:  # another thread was first
+                made.close()
+            self._readiness = readiness
+            readiness.sync()
+        return readiness.fileno()
+
+    def settimeout(self, value: float | None, /) -> None:
+        seconds = check_timeout(value)
+        self._check_open()
+        self._timeout = seconds
+
+    def gettimeout(self) -> float | None:
+        return self._timeout
+
+    @property
+    def timeout(self) -> float | None:
+        return self._timeout
+
+    def setblocking(self, flag: bool, /) -> None:
+        self._check_open()
+        self._timeout = None if flag else 0.0
+
+    def getblocking(self) -> bool:
+        return self._timeout != 0
+
+    def getsockname(self) -> Any:
+        self._check_open()
+        return self.session.getsockname()
+
+    def getpeername(self) -> Any:
+        self._check_open()
+        return self.session.getpeername()
+
+    def getsockopt(self, level: int, optname: int, buflen: int = 0, /) -> int | bytes:
+        self._check_open()
+        return option(self, level, optname, buflen, listening=False)
+
+    def setsockopt(self, level: int, optname: int, *value: Any) -> None:
+        """Accepted; there is nothing below a stream for an option to change."""
+        self._check_open()
+        check_option(level, optname, value)
+
+    @property
+    def family(self) -> socket.AddressFamily:
+        return self.session.family
+
+    @property
+    def type(self) -> socket.SocketKind:
+        return socket.SOCK_STREAM
+
+    @property
+    def proto(self) -> int:
+        return self.session.proto
+
+    def get_inheritable(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        state = self._state
+        if state.closed:
+            how = "closed"
+        elif state.failure is not None:
+            how = "reset"
+        else:
+            ends = (state.fin_in and "read to the end") or "", (state.fin_out and "no writes") or ""
+            how = ", ".join(filter(None, ends)) or "open"
+        return (
+            f"<muxado.Stream {state.id} {how}, {state.buffered} bytes unread, "
+            f"may send {state.send.left}>"
+        )
+
+    def __getstate__(self) -> None:
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object")
+
+    def _check_open(self) -> None:
+        if self._closed and self._io_refs <= 0:
+            raise os_error(errno.EBADF)
+
+    def _deadline(self) -> float | None:
+        timeout = self._timeout
+        return time.monotonic() + timeout if timeout else timeout
+
+
+def check_int(name: str, value: int, most: int) -> int:
+    """``value``, if it is an int from 0 to ``most``."""
+    number = operator.index(value)
+    if not 0 <= number <= most:
+        raise ValueError(f"{name} must be from 0 to {most:#x}, not {number}")
+    return number
+
+
+def check_timeout(value: float | None) -> float | None:
+    """A time-out as ``socket.settimeout`` takes it."""
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
+        raise TypeError(f"'{type(value).__name__}' object cannot be interpreted as a number")
+    seconds = float(value)
+    if seconds > _MAX_TIMEOUT:
+        raise OverflowError("timestamp too large to convert to C PyTime_t")
+    if not seconds >= 0:
+        raise ValueError("Timeout value out of range")
+    return seconds
+
+
+def check_option(level: int, optname: int, value: tuple[Any, ...]) -> None:
+    """Complain as ``setsockopt`` does about arguments of the wrong kind."""
+    operator.index(level)
+    operator.index(optname)
+    if len(value) == 2 and value[0] is None:
+        operator.index(value[1])
+    elif len(value) != 1:
+        raise TypeError(f"setsockopt takes 3 or 4 arguments, not {2 + len(value)}")
+    elif not isinstance(value[0], (bytes, bytearray, memoryview)):
+        operator.index(value[0])
+
+
+def option(sock: Any, level: int, optname: int, buflen: int, *, listening: bool) -> int | bytes:
+    """``getsockopt`` where there is no socket below: what is true of any stream, else 0."""
+    value = 0
+    if level == socket.SOL_SOCKET:
+        if optname == socket.SO_TYPE:
+            value = socket.SOCK_STREAM
+        elif optname == getattr(socket, "SO_ACCEPTCONN", -1):
+            value = int(listening)
+        elif optname == getattr(socket, "SO_DOMAIN", -1):
+            value = int(sock.family)
+    return value.to_bytes(4, "little")[:buflen] if buflen else value
+
+
+def _bytes_of(data: Any) -> memoryview:
+    if isinstance(data, str):
+        raise TypeError("a bytes-like object is required, not 'str'")
+    view = memoryview(data)
+    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+def _check_flags(flags: int, known: int) -> None:
+    if flags & ~known:
+        raise os_error(errno.EOPNOTSUPP)

@@ -1,0 +1,26 @@
+"""The wire: bytes to frames and back, one module per version behind one interface.
+
+A version is a class derived from :class:`Codec`. The session chooses one by number, once, and
+nothing above this package asks which it is. Parsing calls a :class:`Handler` instead of making
+an object per frame: at hundreds of thousands of frames a second the objects would be the cost.
+"""
+
+from __future__ import annotations
+
+from muxado.config import Config
+from muxado.errors import Error
+from muxado.wire.base import Codec, Handler
+from muxado.wire.v2 import Version2
+
+__all__ = ["Codec", "Handler", "codec"]
+
+_CODECS: dict[int, type[Codec]] = {2: Version2}
+
+
+def codec(config: Config, handler: Handler) -> Codec:
+    """The codec that ``config.version`` names, set to call ``handler``."""
+    try:
+        kind = _CODECS[config.version]
+    except KeyError:
+        raise Error(f"version {config.version} of the wire is not available") from None
+    return kind(handler)

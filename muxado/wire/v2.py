@@ -1,0 +1,195 @@
+"""Version 2 of the wire: what ngrok's peers in Go and Rust speak.
+
+A frame is an 8-byte header, big-endian, and a body::
+
+    length 24 bits | type 4 bits | flags 4 bits | stream id 32 bits (31 used)
+
+====== === ======================================================================
+RST     0  body: error code, 4 bytes
+DATA    1  flags FIN 0x1 and SYN 0x2; the body belongs to the stream
+WNDINC  2  body: increment, 4 bytes, 1 to 0x7FFFFFFF
+GOAWAY  3  stream id 0; body: last stream id, error code, 4 bytes each, debug bytes
+====== === ======================================================================
+
+A stream is opened by SYN on its first DATA. Other types are skipped, as the Go peer does.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from muxado.errors import FrameSizeError, ProtocolError
+from muxado.wire.base import Codec, Handler
+
+__all__ = ["Version2"]
+
+_RST, _DATA, _WNDINC, _GOAWAY = range(4)
+_PAD = 15  # a type that no version defines
+_FIN, _SYN = 0x1, 0x2
+_ID = 0x7FFFFFFF
+
+_head = struct.Struct(">II")  # length << 8 | type << 4 | flags, stream id
+_head_word = struct.Struct(">III")  # the same with a body of one word
+_word = struct.Struct(">I")
+_two_words = struct.Struct(">II")
+
+_RST_HEAD = 4 << 8 | _RST << 4
+_WNDINC_HEAD = 4 << 8 | _WNDINC << 4
+_DATA_HEAD = _DATA << 4
+
+# Debug bytes are for people; what a peer sends beyond this is dropped, not collected.
+_MAX_DEBUG = 4096
+
+
+class Version2(Codec):
+    """The codec for ``version=2``."""
+
+    max_data = 0xFFFFFF
+    ordered_syn = False
+    ordered_ids = False
+    carries_types = False
+    first_id = (3, 2)
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._partial = bytearray()  # a header, or a whole short frame, that a read cut off
+        self._data_left = 0  # bytes of a DATA body still to come
+        self._skip_left = 0  # bytes of a body that nobody wants
+
+    @property
+    def mid_frame(self) -> bool:
+        return bool(self._partial or self._data_left or self._skip_left)
+
+    def feed(self, data: memoryview) -> None:
+        # Budget: per whole DATA frame one unpack, one slice and one call of the handler.
+        handler = self._handler
+        on_data = handler.on_data
+        unpack = _head.unpack_from
+        pos, end = 0, len(data)
+        while pos < end:
+            if self._partial:
+                pos = self._complete(data, pos, end)
+                continue
+            if self._data_left:
+                stop = min(pos + self._data_left, end)
+                self._data_left -= stop - pos
+                handler.on_more(data[pos:stop], not self._data_left)
+                pos = stop
+                continue
+            if self._skip_left:
+                stop = min(pos + self._skip_left, end)
+                self._skip_left -= stop - pos
+                pos = stop
+                continue
+            while end - pos >= 8:
+                head, stream_id = unpack(data, pos)
+                if head & 0xF0 != _DATA_HEAD:
+                    break
+                stream_id &= _ID
+                length = head >> 8
+                body = pos + 8
+                if not stream_id:
+                    raise ProtocolError("DATA on stream 0")
+                if head & _SYN:
+                    handler.on_syn(stream_id, 0, 0)
+                pos = body + length
+                if pos > end:
+                    self._data_left = pos - end
+                    on_data(stream_id, length, data[body:end], bool(head & _FIN))
+                    return
+                on_data(stream_id, length, data[body:pos], bool(head & _FIN))
+            else:
+                self._partial += data[pos:end]
+                return
+            pos = self._control(data, pos, end)
+
+    def _complete(self, data: memoryview, pos: int, end: int) -> int:
+        """Go on with the frame that an earlier read began; returns where ``data`` goes on."""
+        partial = self._partial
+        for _ in range(2):  # the header first, which tells how much more is wanted
+            want = self._wanted(partial) - len(partial)
+            if want > 0:
+                stop = min(pos + want, end)
+                partial += data[pos:stop]
+                pos = stop
+        if len(partial) < self._wanted(partial):
+            return pos
+        self._partial = bytearray()
+        with memoryview(bytes(partial)) as whole:
+            if (whole[3] >> 4) == _DATA:
+                self.feed(whole)  # a header alone: what follows comes from `data`
+            else:
+                self._control(whole, 0, len(whole))
+        return pos
+
+    @staticmethod
+    def _wanted(partial: bytearray) -> int:
+        """How many bytes must be together before a frame that begins so can be handled."""
+        if len(partial) < 8:
+            return 8
+        head: int = _head.unpack_from(partial)[0]
+        kind, length = head >> 4 & 0xF, head >> 8
+        if kind in (_RST, _WNDINC) and length == 4:
+            return 12
+        if kind == _GOAWAY and length >= 8:
+            return 8 + min(length, 8 + _MAX_DEBUG)
+        return 8
+
+    def _control(self, data: memoryview, pos: int, end: int) -> int:
+        """Handle the frame at ``pos``, whose header is whole and which is not DATA."""
+        head: int
+        head, stream_id = _head.unpack_from(data, pos)
+        kind, length, stream_id = head >> 4 & 0xF, head >> 8, stream_id & _ID
+        body = pos + 8
+        if kind in (_RST, _WNDINC):
+            name = "RST" if kind == _RST else "WNDINC"
+            if length != 4:
+                raise FrameSizeError(f"{name} of {length} bytes, not 4")
+            if not stream_id:
+                raise ProtocolError(f"{name} on stream 0")
+            if body + 4 > end:
+                self._partial += data[pos:end]
+                return end
+            (word,) = _word.unpack_from(data, body)
+            if kind == _RST:
+                self._handler.on_rst(stream_id, word)
+            else:
+                self._handler.on_window(stream_id, word & _ID)
+            return body + 4
+        if kind == _GOAWAY:
+            if length < 8:
+                raise FrameSizeError(f"GOAWAY of {length} bytes, not 8 or more")
+            if stream_id:
+                raise ProtocolError(f"GOAWAY on stream {stream_id}, not 0")
+            kept = min(length, 8 + _MAX_DEBUG)
+            if body + kept > end:
+                self._partial += data[pos:end]
+                return end
+            last_id, code = _two_words.unpack_from(data, body)
+            self._skip_left = length - kept
+            self._handler.on_goaway(last_id & _ID, code, bytes(data[body + 8 : body + kept]))
+            return body + kept
+        self._skip_left = length
+        self._handler.on_unknown(kind)
+        return body
+
+    def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
+        return _head.pack(length << 8 | _DATA_HEAD | fin, stream_id)
+
+    def syn(
+        self, stream_id: int, length: int, *, fin: bool, priority: int, stream_type: int
+    ) -> bytes:
+        return _head.pack(length << 8 | _DATA_HEAD | _SYN | fin, stream_id)
+
+    def rst(self, stream_id: int, code: int) -> bytes:
+        return _head_word.pack(_RST_HEAD, stream_id, code)
+
+    def window(self, stream_id: int, increment: int) -> bytes:
+        return _head_word.pack(_WNDINC_HEAD, stream_id, increment)
+
+    def goaway(self, last_id: int, code: int, debug: bytes, *, final: bool) -> bytes:
+        frame = _head.pack(8 + len(debug) << 8 | _GOAWAY << 4, 0)
+        frame += _two_words.pack(last_id, code) + debug
+        # Go's receiver swallows 8 bytes behind a GOAWAY; an empty frame of no known type is
+        # exactly that long, and nothing to a receiver that counts right.
+        return frame if final else frame + _head.pack(_PAD << 4, 0)

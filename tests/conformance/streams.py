@@ -1,0 +1,131 @@
+"""The kinds of pipe whose ends are muxado's streams."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from .certificate import Certificate
+from .crew import GUARD, Crew
+from .pipes import End, Kind, Source, tcp_pair
+
+NAMES = ("client", "server", "dial_tls", "listen_tls")
+
+
+def import_muxado() -> Any:
+    """Return the package, or skip the running test while it is not there."""
+    try:
+        package = importlib.import_module("muxado")
+    except ImportError as error:
+        pytest.skip(f"muxado cannot be imported: {error}")
+    missing = [name for name in NAMES if not hasattr(package, name)]
+    if missing:
+        pytest.skip(f"muxado has no {', '.join(missing)}")
+    return package
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a stream runs over, who opens it, and which end the tests call the near one."""
+
+    name: str
+    transport: str = "socketpair"
+    opener: str = "client"
+    near: str = "opener"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+CONFIGS: dict[str, Mapping[str, Any]] = {
+    "": {},
+    # One line here runs everything over another configuration, for instance
+    # "-v1": {"version": 1},
+}
+"""What is added to a kind's name, and the fields of `muxado.Config` it stands for."""
+
+LAYOUTS = [
+    Layout("stream"),
+    Layout("stream-of-server", transport="tcp", opener="server"),
+    # The opener often writes last here, so accept() has to see a stream that carries nothing yet.
+    Layout("stream-accepted", near="accepter"),
+    Layout("stream-over-tls", transport="tls"),
+]
+
+
+class StreamSource(Source):
+    """Streams between two sessions that share one connection."""
+
+    def __init__(self, crew: Crew, certificate: Certificate | None, layout: Layout) -> None:
+        self.crew = crew
+        self.layout = layout
+        self.muxado = import_muxado()
+        make = {"socketpair": self._over_pair, "tcp": self._over_pair, "tls": self._over_tls}
+        client, server = make[layout.transport](certificate)
+        self.sessions = (client, server)
+        self.opener, self.accepter = (
+            (client, server) if layout.opener == "client" else (server, client)
+        )
+
+    def _over_pair(self, certificate: Certificate | None) -> tuple[Any, Any]:
+        near, far = tcp_pair() if self.layout.transport == "tcp" else socket.socketpair()
+        options = self.layout.options
+        return self.muxado.client(near, **options), self.muxado.server(far, **options)
+
+    def _over_tls(self, certificate: Certificate | None) -> tuple[Any, Any]:
+        assert certificate is not None
+        options = self.layout.options
+        listener = self.muxado.listen_tls(("127.0.0.1", 0), certificate.server_context(), **options)
+        with listener:
+            dialling = self.crew.start(
+                self.muxado.dial_tls,
+                listener.getsockname(),
+                certificate.client_context(),
+                server_hostname="localhost",
+                timeout=GUARD,
+                **options,
+            )
+            listener.settimeout(GUARD)
+            server, _ = listener.accept()
+            return dialling.result(), server
+
+    def connect(self) -> tuple[End, End]:
+        opened = self.opener.open()
+        self.accepter.settimeout(GUARD)
+        accepted, _ = self.accepter.accept()
+        self.accepter.settimeout(None)
+        return (opened, accepted) if self.layout.near == "opener" else (accepted, opened)
+
+    def reset(self, end: Any, peer: End) -> None:
+        end.reset()
+        end.close()
+
+    def listener(self) -> tuple[Any, Callable[..., End]]:
+        def dial(timeout: float | None = None) -> Any:
+            return self.opener.dial(("ignored", 0), timeout)
+
+        return self.accepter, dial
+
+    def close(self) -> None:
+        for session in self.sessions:
+            session.kill()
+
+
+STREAM_KINDS = [
+    Kind(
+        layout.name + suffix,
+        functools.partial(
+            StreamSource,
+            layout=Layout(
+                layout.name + suffix, layout.transport, layout.opener, layout.near, options
+            ),
+        ),
+        needs_certificate=layout.transport == "tls",
+    )
+    for suffix, options in CONFIGS.items()
+    for layout in LAYOUTS
+]
