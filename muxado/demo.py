@@ -533,7 +533,12 @@ def table(report: Report) -> str:
     took = [page.end - page.start for page in pages]
     span = max(page.end for page in pages) - min(page.start for page in pages)
     rows = [
-        (f"client dialed server over {report.transport}", "", _milliseconds(report.connected), ""),
+        (
+            f"client process started and dialed over {report.transport}",
+            "",
+            _milliseconds(report.connected),
+            "",
+        ),
         ("server chose the client's application", repr(report.application), "", ""),
         (
             f"server fetched its pages, {FETCHERS} at once",

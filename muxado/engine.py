@@ -112,9 +112,6 @@ class Descriptor(Poller, Interface):
     def close(self) -> None:
         """Give it back."""
 
-    def drop(self) -> None:
-        """The same, without a lock."""
-
 
 class Write:
     """Bytes that wait to be sent: a caller's own memory until they go out."""
@@ -1272,15 +1269,6 @@ class Engine:
             poller.sync()
         return poller.fileno()
 
-    def drop_session_poller(self) -> None:
-        """A finalizer's close of that descriptor.
-
-        It is not closed with the session: whoever polls a closed descriptor spins.
-        """
-        poller = cast("Descriptor | None", self.session_poller)
-        if poller is not None:
-            poller.drop()
-
     def abandon(self) -> None:
         """A finalizer's close of the session: takes no lock, waits for nothing."""
         self._abandoned = True
@@ -1299,6 +1287,22 @@ class Engine:
                 "bytes_sent": self._sent,
                 "ignored_frames": protocol.ignored_frames,
             }
+
+    def say_goodbye(self, deadline: float) -> None:
+        """At exit: GOAWAY, and nothing after it.
+
+        Nobody is woken: a daemon thread that waits on this session would only die noisily of an
+        error that nobody is left to care about. The exit of the process closes the connection.
+        """
+        self._wait(self._watchers, self._flushed_locked, deadline)
+        with self._lock:
+            if self.death is not None or self._writing:
+                return
+            self._writing = True  # and stays so
+            self.protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)
+            words = self._unsent + self.protocol.control_frames(opening=True)
+        with contextlib.suppress(OSError, ValueError):
+            self.transport.send([words])
 
     def forget_after_fork(self) -> None:
         """In the child of a fork: this session is the parent's; be dead, and touch nothing."""
@@ -1356,13 +1360,10 @@ def _forget_after_fork() -> None:
 
 
 def _end_all() -> None:
-    """At the interpreter's exit: tell every peer, briefly; the daemon threads still run."""
-    engines = [engine for engine in _engines if engine.death is None]
-    for engine in engines:
-        engine._die(ErrorCode.NO_ERROR, None, b"")
+    """At the interpreter's exit, when only daemon threads are left: tell every peer, briefly."""
     deadline = time.monotonic() + _EXIT
-    for engine in engines:
-        engine._last_words.wait(max(0.0, deadline - time.monotonic()))
+    for engine in list(_engines):
+        engine.say_goodbye(deadline)
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,6 +10,16 @@ from collections.abc import Callable
 __all__ = ["Readiness"]
 
 
+class _End(socket.socket):
+    """A socket that is closed without a ``ResourceWarning`` when it is dropped.
+
+    Whoever drops a stream or a session is warned of that, not of what it had inside.
+    """
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Readiness:
     """One end of a socket pair, kept readable and writable as two functions say.
 
@@ -22,7 +32,7 @@ class Readiness:
         self._is_readable = readable
         self._is_writable = writable
         self._lock = threading.Lock()  # taken before the session's lock, never after
-        self._outer, self._inner = socket.socketpair()
+        self._outer, self._inner = (_End(fileno=end.detach()) for end in socket.socketpair())
         for end in (self._outer, self._inner):
             end.setblocking(False)
         # The least the kernel allows: stuffing it should take few bytes.
@@ -57,12 +67,8 @@ class Readiness:
             self._stuffed = stuffed
 
     def close(self) -> None:
-        """Give the descriptors back."""
+        """Give the descriptors back; so does the garbage collector."""
         with self._lock:
             self._open = False
-            self.drop()
-
-    def drop(self) -> None:
-        """The same for a finalizer, which may not wait for a lock."""
-        self._outer.close()
-        self._inner.close()
+            self._outer.close()
+            self._inner.close()

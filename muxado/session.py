@@ -207,10 +207,7 @@ class Session:
     def __del__(self) -> None:
         # Whatever thread holds whatever lock: nothing here may wait. See Engine.abandon().
         engine = getattr(self, "_engine", None)
-        if engine is None:
-            return
-        engine.drop_session_poller()
-        if self._closed:
+        if engine is None or self._closed:
             return
         if engine.death is None:
             text = f"unclosed session {engine.name}"  # its repr would take the lock

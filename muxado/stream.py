@@ -29,6 +29,9 @@ _MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 _SEND_FLAGS = _MSG_DONTWAIT | _MSG_NOSIGNAL
 _RECV_FLAGS = socket.MSG_PEEK | socket.MSG_WAITALL | _MSG_DONTWAIT | _MSG_NOSIGNAL
 
+# Written in Python against the methods of a socket, all of which a stream has.
+_makefile: Any = socket.socket.makefile
+
 #: Seconds in the 2**63 nanoseconds that a time-out of CPython's may have.
 _MAX_TIMEOUT = 2**63 / 1e9
 
@@ -270,10 +273,17 @@ class Stream:
         if not self._closed and self._engine.death is None:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
         self._engine.drop(state)
-        if self._readiness is not None:
-            self._readiness.drop()
 
-    makefile = socket.socket.makefile
+    def makefile(
+        self,
+        mode: str = "r",
+        buffering: int | None = None,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        return _makefile(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
 
     # What describes it.
 

@@ -38,7 +38,7 @@ def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProce
 def assert_is_the_table(text: str, transport: str) -> None:
     for pattern in [
         rf"server process \d+, client process \d+,\none {transport} connection, \d+ streams",
-        rf"client dialed server over {transport} +[\d.,]+ ms",
+        rf"client process started and dialed over {transport} +[\d.,]+ ms",
         r"server chose the client's application +'squares'",
         r"server fetched its pages, 8 at once +\d+ right +[\d.,]+ ms +[\d,]+ pages/s",
         r"one page, median +[\d.,]+ ms",

@@ -23,8 +23,11 @@ from .crew import GUARD, Crew
 
 End: TypeAlias = socket.socket
 
-SHORT = 0.05
+SHORT = 0.02
 """Seconds; a time-out that a test means to see pass."""
+
+SETTLED = 0.05
+"""Seconds; longer than the kernel keeps an acknowledgement back that could make room."""
 
 KERNEL_BUFFER = 64 * 1024
 """Bytes asked for at each end of a TCP connection, so that filling one is quick and certain."""
@@ -48,9 +51,11 @@ class Feature(enum.Enum):
     EXACT_SEND = "a send that failed for want of room has sent nothing"
     STRICT_ARGUMENTS = "recv() wants a size, recv_into() checks its own"
     RECVFROM = "recvfrom"
+    SENDMSG = "sendmsg"
     RESET = "a reset told from the end of file"
     RESET_WHEN_UNREAD = "close() with bytes unread resets the connection, wherever they wait"
     RESET_WHEN_HALF_CLOSED = "a reset after the peer's end of file"
+    PEEK_WAITALL = "MSG_PEEK that waits for all with MSG_WAITALL"
     TCP_OPTIONS = "options of level IPPROTO_TCP"
     LISTEN = "a listening side of its own"
     CONTIGUOUS_SENDALL = "the bytes of one sendall() stay together when two threads send"
@@ -231,6 +236,7 @@ TLS_LACKS = {
     Feature.EXACT_SEND: "a TLS record may be half sent",
     Feature.STRICT_ARGUMENTS: "SSLSocket clips sizes and has defaults for them",
     Feature.RECVFROM: "SSLSocket refuses recvfrom",
+    Feature.SENDMSG: "SSLSocket has no sendmsg",
     Feature.RESET: "SSLSocket takes a reset for an end of file when reading, in some versions",
     Feature.RESET_WHEN_UNREAD: "bytes already decrypted do not count as unread",
     Feature.LISTEN: "accept() would wait for the handshake, which is not the point here",
@@ -252,6 +258,7 @@ SOCKET_KINDS = [
             Feature.CONTIGUOUS_SENDALL: MIXED,
             Feature.CLOSE_WAKES: NO_WAKE,
             Feature.RESET_WHEN_HALF_CLOSED: "resets only with bytes unread, and none can come",
+            Feature.PEEK_WAITALL: "MSG_PEEK on a Unix socket waits for the first byte only",
             Feature.TCP_OPTIONS: "not TCP",
             Feature.LISTEN: "made connected",
         },
@@ -278,6 +285,7 @@ def fill(end: End) -> int:
     end.setblocking(False)
     chunk = bytes(32 * 1024)
     total = 0
+    writable: list[End] = []
     while True:
         before = total
         try:
@@ -285,10 +293,10 @@ def fill(end: End) -> int:
                 total += end.send(chunk)
         except BlockingIOError:
             pass
-        writable = select.select([], [end], [], SHORT)[1]
         if total == before:
-            assert not writable, "it polls writable and takes no byte"
+            assert not writable, "it polled writable and took no byte"
             return total
+        writable = select.select([], [end], [], SETTLED)[1]
 
 
 def read_exactly(end: End, size: int) -> bytes:

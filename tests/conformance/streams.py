@@ -50,9 +50,9 @@ CONFIGS: dict[str, Mapping[str, Any]] = {
 
 LAYOUTS = [
     Layout("stream"),
-    Layout("stream-of-server", transport="tcp", opener="server"),
-    # The opener often writes last here, so accept() has to see a stream that carries nothing yet.
-    Layout("stream-accepted", near="accepter"),
+    # The near end, which mostly writes first, is the accepted one here: accept() has to see a
+    # stream that carries nothing yet.
+    Layout("stream-of-server", transport="tcp", opener="server", near="accepter"),
     Layout("stream-over-tls", transport="tls"),
 ]
 

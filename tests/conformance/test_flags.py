@@ -137,8 +137,10 @@ def test_waitall_without_waiting(pipe: Pipe) -> None:
 
 
 def test_waitall_and_peek(pipe: Pipe, crew: Crew) -> None:
-    peeking = crew.start(pipe.far.recv, 8, MSG_WAITALL | MSG_PEEK)
+    pipe.needs(Feature.PEEK_WAITALL)
     pipe.near.sendall(b"spam")
+    wait_for(pipe, 4)
+    peeking = crew.start(pipe.far.recv, 8, MSG_WAITALL | MSG_PEEK)
     pipe.near.sendall(b"eggs")
     assert peeking.result() == b"spameggs"
     assert pipe.far.recv(1024) == b"spameggs"

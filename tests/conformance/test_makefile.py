@@ -200,14 +200,20 @@ def test_writelines(pipe: Pipe) -> None:
 @pytest.mark.parametrize("mode", ["rb", "r"])
 def test_writing_to_a_reader(pipe: Pipe, mode: Any) -> None:
     encoding = None if "b" in mode else "utf-8"
-    with pipe.near.makefile(mode, encoding=encoding) as file, pytest.raises(io.UnsupportedOperation):
+    with (
+        pipe.near.makefile(mode, encoding=encoding) as file,
+        pytest.raises(io.UnsupportedOperation),
+    ):
         file.write("x" if mode == "r" else b"x")
 
 
 @pytest.mark.parametrize("mode", ["wb", "w"])
 def test_reading_from_a_writer(pipe: Pipe, mode: Any) -> None:
     encoding = None if "b" in mode else "utf-8"
-    with pipe.near.makefile(mode, encoding=encoding) as file, pytest.raises(io.UnsupportedOperation):
+    with (
+        pipe.near.makefile(mode, encoding=encoding) as file,
+        pytest.raises(io.UnsupportedOperation),
+    ):
         file.read(1)
 
 

@@ -64,9 +64,7 @@ def test_wakes_a_poller_in_another_thread(pipe: Pipe, poller: Poller, crew: Crew
     assert pipe.near.send(b"spam") == 4
 
 
-def test_one_full_pipe_among_several(
-    pipes: Callable[[], Pipe], pipe: Pipe, poller: Poller
-) -> None:
+def test_one_full_pipe_among_several(pipes: Callable[[], Pipe], pipe: Pipe, poller: Poller) -> None:
     others = [pipes() for _ in range(3)]
     fill(pipe.near)
     ends = [other.near for other in others]

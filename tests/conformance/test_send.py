@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from .pipes import Crew, Pipe, read_exactly
+from .pipes import Crew, Feature, Pipe, read_exactly
 
 BUFFERS = {
     "bytes": b"spam and eggs...",
@@ -107,6 +107,54 @@ def test_small_sends_arrive_in_order(pipe: Pipe, crew: Crew) -> None:
     for chunk in chunks:
         pipe.near.sendall(chunk)
     assert reading.result() == b"".join(chunks)
+
+
+SENDMSG = [
+    ([b"spam"], b"spam"),
+    ([b"spam", bytearray(b" and "), memoryview(b"eggs")], b"spam and eggs"),
+    ([b"", b"spam", b"", b"eggs", b""], b"spameggs"),
+    ([array.array("i", b"spam"), b"eggs"], b"spameggs"),
+]
+
+
+@pytest.mark.parametrize(("buffers", "expected"), SENDMSG, ids=range(len(SENDMSG)))
+def test_sendmsg(pipe: Pipe, buffers: Any, expected: bytes) -> None:
+    """asyncio's transports send this way since Python 3.12."""
+    pipe.needs(Feature.SENDMSG)
+    assert pipe.near.sendmsg(buffers) == len(expected)
+    assert read_exactly(pipe.far, len(expected)) == expected
+    assert pipe.near.sendmsg(iter(buffers)) == len(expected)
+    assert read_exactly(pipe.far, len(expected)) == expected
+
+
+def test_sendmsg_of_nothing(pipe: Pipe) -> None:
+    pipe.needs(Feature.SENDMSG)
+    assert pipe.near.sendmsg([]) == 0
+    assert pipe.near.sendmsg([b""]) == 0
+    pipe.near.sendall(b"something")
+    assert pipe.far.recv(1024) == b"something"
+
+
+@pytest.mark.parametrize("buffers", [None, b"spam", ["spam"], [b"spam", 5]], ids=repr)
+def test_sendmsg_of_what_is_not_buffers(pipe: Pipe, buffers: Any) -> None:
+    pipe.needs(Feature.SENDMSG)
+    with pytest.raises(TypeError):
+        pipe.near.sendmsg(buffers)
+    pipe.near.sendall(b"bytes")
+    assert pipe.far.recv(1024) == b"bytes"
+
+
+def test_sendmsg_reports_how_much_went(pipe: Pipe, crew: Crew) -> None:
+    pipe.needs(Feature.SENDMSG)
+    data = random.Random(16).randbytes(1024 * 1024)
+    reading = crew.start(read_exactly, pipe.far, len(data))
+    view = memoryview(data)
+    while view:
+        middle = len(view) // 2
+        count = pipe.near.sendmsg([view[:middle], view[middle:]])
+        assert 0 < count <= len(view)
+        view = view[count:]
+    assert reading.result() == data
 
 
 def test_question_and_answer(pipe: Pipe, crew: Crew) -> None:

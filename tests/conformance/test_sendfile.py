@@ -54,9 +54,7 @@ def test_whole_file_with_a_time_out(pipe: Pipe, crew: Crew, path: Path) -> None:
         (SIZE - 10, 1000),  # the end of the file comes first
     ],
 )
-def test_part_of_a_file(
-    pipe: Pipe, crew: Crew, path: Path, offset: int, count: int | None
-) -> None:
+def test_part_of_a_file(pipe: Pipe, crew: Crew, path: Path, offset: int, count: int | None) -> None:
     expected = CONTENT[offset:] if count is None else CONTENT[offset : offset + count]
     reading = crew.start(read_to_end, pipe.far)
     with path.open("rb") as file, pipe.near:

@@ -223,11 +223,11 @@ def test_send_counts_exactly_across_time_outs(pipe: Pipe, crew: Crew) -> None:
 
 def test_the_time_out_is_for_all_of_sendall(pipe: Pipe, crew: Crew) -> None:
     """A reader that takes a little now and then does not keep sendall going for ever."""
-    pipe.near.settimeout(0.2)
+    pipe.near.settimeout(0.1)
     enough = threading.Event()
 
     def trickle() -> None:
-        while not enough.wait(0.01):
+        while not enough.wait(0.005):
             pipe.far.recv(16 * 1024)
 
     reading = crew.start(trickle)

@@ -1,0 +1,60 @@
+"""Fixtures for whole sessions; the kinds of pipe of ``tests/conformance`` are its own."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import muxado
+
+from .conformance.certificate import Certificate, make_certificate
+from .conformance.crew import Crew
+from .support import Connector, RawPeer, Sessions
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return make_certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture
+def crew() -> Iterator[Crew]:
+    """Starts threads. Torn down after the sessions, so what a failed test left blocked is woken."""
+    crew = Crew()
+    yield crew
+    crew.finish()
+
+
+@pytest.fixture
+def sessions(crew: Crew, request: pytest.FixtureRequest) -> Iterator[Sessions]:
+    """Makes pairs of sessions; what the test leaves open is killed."""
+    sessions = Sessions(crew, lambda: request.getfixturevalue("certificate"))
+    yield sessions
+    sessions.end()
+
+
+@pytest.fixture(params=["socketpair", "tcp", "unix", "tls"])
+def connector(request: pytest.FixtureRequest, sessions: Sessions) -> Connector:
+    """A function that makes a pair of sessions, over each kind of connection in turn."""
+    make: Connector = getattr(sessions, request.param)
+    return make
+
+
+@pytest.fixture
+def raw(crew: Crew) -> Iterator[Callable[..., RawPeer]]:
+    """Makes a session with a hand-driven peer: ``raw(client=True)`` tests a client."""
+    made: list[RawPeer] = []
+
+    def make(*, client: bool = False, **options: Any) -> RawPeer:
+        ours, theirs = socket.socketpair()
+        session = muxado.Session(ours, client=client, **options)
+        made.append(RawPeer(theirs, session))
+        return made[-1]
+
+    yield make
+    for peer in made:
+        peer.session.kill()
+        peer.sock.close()

@@ -1,0 +1,202 @@
+"""Sessions and the process around them: dropped objects, forks, signals, the exit."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import muxado
+
+from .conformance.crew import GUARD, Crew
+from .support import DATA, RST, SYN, RawPeer, Sessions, frame, streams, threads_of, until, waiting
+
+ROOT = Path(muxado.__file__).parent.parent
+
+
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    """Run ``code`` in a process of its own that must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-W", "error", "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=GUARD,
+        check=False,
+    )
+
+
+def test_a_dropped_stream_is_reset(raw: Callable[..., RawPeer]) -> None:
+    peer = raw()
+    peer.send(frame(DATA, SYN, 3, b"unread"))
+    stream, _ = peer.session.accept()
+    descriptor = stream.fileno()
+    assert stream.recv(1) == b"u"
+    held = [stream]
+    del stream
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        held.clear()
+    gc.collect()
+    peer.expect(RST, 3)
+    until(lambda: peer.session.stats().streams == 0)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_a_dropped_session_ends() -> None:
+    near, far = socket.socketpair()
+    session = muxado.client(near)
+    threads = threads_of(session)
+    assert len(threads) == 2
+    held = [session]
+    del session
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        held.clear()
+    gc.collect()
+    for thread in threads:
+        thread.join(GUARD)
+        assert not thread.is_alive()
+    far.settimeout(GUARD)
+    assert far.recv(8)[3] >> 4 == 3, "a GOAWAY"
+    far.close()
+
+
+def test_a_closed_session_keeps_nothing_alive(sessions: Sessions) -> None:
+    near, far = socket.socketpair()
+    with muxado.client(near) as client, muxado.server(far):
+        engine = weakref.ref(client._engine)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del client
+        gc.collect()
+    until(lambda: engine() is None)
+
+
+def test_interrupt_while_blocked_costs_nothing(sessions: Sessions, crew: Crew) -> None:
+    """A signal handler's exception in recv, accept and sendall: the session lives on."""
+    pair = sessions.tcp()
+    near, far = streams(pair)
+
+    class Interrupted(Exception):
+        pass
+
+    def handler(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        for call in (
+            lambda: far.recv(1),
+            pair[1].accept,
+            lambda: far.sendall(bytes(300_000)),
+        ):
+            main = threading.main_thread().ident
+            assert main is not None
+
+            def interrupt(main: int = main) -> None:
+                waiting(pair[1], 1)
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+            task = crew.start(interrupt)
+            with pytest.raises(Interrupted):
+                call()
+            task.result()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert len(near.recv(262144, socket.MSG_WAITALL)) == 262144
+    far.sendall(b"and on")
+    assert near.recv(100) == b"and on"
+    near.sendall(b"both ways")
+    assert far.recv(100) == b"both ways"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork_leaves_the_parent_untouched() -> None:
+    done = run(
+        """
+        import os, socket, sys, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        import muxado
+        near, far = socket.socketpair()
+        client, server = muxado.client(near), muxado.server(far)
+        stream = client.open()
+        stream.sendall(b"before")
+        accepted, _ = server.accept()
+        assert accepted.recv(6) == b"before"
+        child = os.fork()
+        if not child:
+            try:
+                for call in (lambda: stream.recv(1), lambda: stream.sendall(b"x"),
+                             client.open, server.accept):
+                    try:
+                        call()
+                    except muxado.SessionClosed as error:
+                        assert "parent" in str(error), error
+                    else:
+                        os._exit(2)
+                stream.close()
+                client.close()
+                server.kill()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        accepted.sendall(b"after")
+        assert stream.recv(5) == b"after"
+        stream.close(); accepted.close()
+        client.close(); server.close()
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_exit_with_open_sessions() -> None:
+    """Prompt, silent, and the peer is told."""
+    ours, theirs = socket.socketpair()
+    code = f"""
+        import socket, threading
+        import muxado
+        session = muxado.client(socket.socket(fileno={theirs.fileno()}))
+        stream = session.open()
+        stream.sendall(b"last")
+        threading.Thread(target=session.accept, daemon=True).start()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        pass_fds=[theirs.fileno()],
+        capture_output=True,
+        timeout=GUARD,
+        check=False,
+    )
+    theirs.close()
+    assert (done.returncode, done.stderr) == (0, b"")
+    ours.settimeout(GUARD)
+    received = b"".join(iter(lambda: ours.recv(4096), b""))
+    ours.close()
+    assert received.startswith(frame(DATA, SYN, 3, b"last"))
+    assert received[12 + 3] >> 4 == 3, "a GOAWAY comes last"
+
+
+def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    near, far = socket.socketpair()
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start"):
+        muxado.client(near)
+    assert far.recv(1) == b""
+    far.close()
