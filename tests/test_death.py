@@ -43,7 +43,7 @@ BLOCKING: dict[str, Call] = {
     "recv-peek": lambda session, stream: stream.recv(1, socket.MSG_PEEK),
     "recv-all": lambda session, stream: stream.recv(9, socket.MSG_WAITALL),
     "makefile": lambda session, stream: stream.makefile("rb").read(1),
-    "send": lambda session, stream: [stream.send(bytes(2**20)) for _ in range(2)],
+    "send": lambda session, stream: [stream.send(bytes(2**20)) for _ in range(9)],
     "sendall": lambda session, stream: stream.sendall(bytes(2**20)),
 }
 
