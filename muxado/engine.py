@@ -80,6 +80,8 @@ _EAGER = 16384
 #: Bytes of one frame while other streams have something to send, and while none has.
 _FRAME_SHARED = 16384
 _FRAME_ALONE = 131072
+#: A payload of so many bytes or less is joined to its header; more are left where they are.
+_JOIN_UP_TO = 16384
 #: Bytes of one batch.
 _BATCH = 131072
 #: Bytes that non-blocking sends may leave to whoever writes next.
@@ -152,7 +154,8 @@ class Engine:
         self._drainers: list[threading.Lock] = []  # who waits for the last stream to go
 
         # The read seat.
-        self._reading: threading.Lock | None = None  # guarded by _lock: who sits, None if free
+        self._reading: object | None = None  # guarded by _lock: who sits, None if free
+        self._leading: StreamState | None = None  # guarded by _lock: whose read() sat down last
         self._sittings = 0  # guarded by _lock: how often a caller sat down
         self._pins = 0  # guarded by _lock: descriptors of fileno() in use
         self._reader_waiter = _new_waiter()
@@ -209,7 +212,8 @@ class Engine:
     ) -> bool:
         """Wait until ``ready()``, asked under the lock, is true; false past ``deadline``.
 
-        ``ready`` must be true once the session is dead. The waiter stands in ``crowd`` for
+        ``ready`` must be true once the session is dead, and is not asked again once it was; so
+        it may do what the caller waits to do. The waiter stands in ``crowd`` for
         those who know what it waits for. ``reads``: what it waits for comes from the peer, so
         it may take the read seat. ``sends``: it waits for the write seat, and takes it.
         """
@@ -241,7 +245,8 @@ class Engine:
                             self._willing[waiter] = None
                             self._pass_seat_locked()
                 if leads:
-                    self._lead(waiter, ready, deadline)
+                    if self._lead(ready, deadline):
+                        return True
                 else:
                     waiter.acquire(True, _bounded(left))
         finally:
@@ -272,6 +277,12 @@ class Engine:
             for waiter in crowd:
                 self._wake_locked(waiter)
 
+    def _wake_readers_locked(self, stream: StreamState) -> None:
+        """Have those who wait to read ``stream`` look again, wherever they wait."""
+        self._wake_all_locked(stream.readers)
+        if self._leading is stream and self._reading is not None:
+            self.transport.wake()
+
     def _pass_seat_locked(self) -> None:
         """The rule: a free read seat and somebody who could take it never stay together."""
         if self._reading is not None:
@@ -285,36 +296,38 @@ class Engine:
 
     # The read seat.
 
-    def _lead(
-        self, waiter: threading.Lock, ready: Callable[[], object], deadline: float | None
-    ) -> None:
-        """Read for everybody until ``ready()``; the seat is ours, and free on return.
+    def _lead(self, ready: Callable[[], object], deadline: float | None) -> bool:
+        """Read for everybody until ``ready()``, asked under the lock, is true.
 
-        Budget of a wait that the next read ends: one poll, one read, one turn of the lock.
+        The seat is ours, and free on return; false if ``ready`` was never true.
         """
+        transport = self.transport
         while True:
             if not self._eager:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is None or left > 0:
-                    self.transport.wait_readable(left)
+                    transport.wait_readable(left)
             try:
                 count = self._receive()
                 with self._lock:
                     pollers = self._dispatch_locked(count)
-                    done = (
-                        ready()
-                        or self._pins
+                    done = bool(ready())
+                    leave = (
+                        done
+                        or self._pins > 0
                         or (deadline is not None and time.monotonic() >= deadline)
                     )
-                    if done:
+                    if leave:
                         self._reading = None
+                        self._pass_seat_locked()
             except BaseException as error:
                 # Bytes were read that no one will parse: the rest would make no sense.
                 self._die(ErrorCode.INTERNAL_ERROR, error, b"")
                 raise
-            self._follow_up(pollers)
-            if done:
-                return
+            if pollers is not None or self.protocol.urgent or transport.pending:
+                self._follow_up(pollers)
+            if leave:
+                return done
 
     def _receive(self) -> int | None:
         """One read into the buffer; ``None`` for nothing yet, -1 for a connection that failed."""
@@ -348,7 +361,9 @@ class Engine:
                 self._connection_ended_locked()
             else:
                 self._die_locked(error.code, error, b"")
-        return self._announce_locked()
+        if protocol.changed or protocol.arrived or self._drainers:
+            return self._announce_locked()
+        return None
 
     def _announce_locked(self) -> list[Poller] | None:
         """Wake those whom the protocol's changes concern; returns the pollers to bring up."""
@@ -457,7 +472,7 @@ class Engine:
     # The write seat.
 
     def write(
-        self, stream: StreamState, data: memoryview, deadline: float | None, *, whole: bool
+        self, stream: StreamState, data: bytes | memoryview, deadline: float | None, *, whole: bool
     ) -> int:
         """Send ``data``, all of it or (not ``whole``) as much as goes in one turn.
 
@@ -471,25 +486,29 @@ class Engine:
         seated = framed = False
         try:
             with self._lock:
-                self._check_writable_locked(stream)
                 if (
-                    self._inline
-                    and not self._writing
+                    not self._writing
                     and not self._unsent
                     and not protocol.schedule
                     and stream.write is None
                     and 0 < size <= stream.send.left
                     and size <= _FRAME_ALONE
+                    and self._inline
+                    and stream.failure is None
+                    and not stream.fin_out
+                    and self.death is None
                     and self._broken is None
                 ):
                     seated = self._writing = True
-                    head = protocol.data_header(stream, size)
+                    head = b""
                     if protocol.urgent or protocol.ending:
-                        head = protocol.control_frames(opening=False) + head
+                        head = protocol.control_frames(opening=False)
+                    head += protocol.data_header(stream, size)
                     stream.wrote = True
             if seated:
+                frame: list[Buffer] = [head + data] if size <= _JOIN_UP_TO else [head, data]
                 framed = True
-                if self._transmit([head, data], len(head) + size, deadline):
+                if self._transmit(frame, len(head) + size, deadline):
                     return size
                 with self._lock:
                     if self._broken is None:
@@ -504,7 +523,7 @@ class Engine:
                 self._leave_pen()
                 if stream.poller is not None:
                     stream.poller.sync()
-        return self._write_slowly(stream, data, deadline, whole=whole)
+        return self._write_slowly(stream, memoryview(data), deadline, whole=whole)
 
     def _write_slowly(
         self, stream: StreamState, data: memoryview, deadline: float | None, *, whole: bool
@@ -889,37 +908,64 @@ class Engine:
         ``deadline`` is in seconds on the monotonic clock, ``None`` for never, 0 for not to wait
         at all (``BlockingIOError``); past it ``TimeoutError``.
         """
+        # Budget of the common case, a caller that waits for a reply and finds the read seat
+        # free: two turns of the lock, one poll, one read, no other thread.
         protocol = self.protocol
-        while True:
+        taken: list[T] = []
+
+        def attempt() -> bool:
+            before = stream.buffered
+            if before and not stream.closed:
+                taken.append(take())
+                stream.wrote = False
+                if stream.buffered != before:
+                    protocol.consumed(stream, before - stream.buffered)
+                return True
+            return self._stopped(stream)
+
+        seated = False
+        try:
             with self._lock:
-                before = stream.buffered
-                if before and not stream.closed:
-                    result = take()
-                    stream.wrote = False
-                    poller = stream.poller
-                    if stream.buffered != before:
-                        protocol.consumed(stream, before - stream.buffered)
-                    break
-                if self._drained_locked(stream):
-                    return nothing
-                if not stream.opened:
-                    protocol.announce(stream)
-                if stream.readers is None:
-                    stream.readers = []
-                crowd = stream.readers
+                done = attempt()
+                if not done:
+                    if not stream.opened:
+                        protocol.announce(stream)
+                    if stream.readers is None:
+                        stream.readers = []
+                    if (
+                        self._reading is None
+                        and deadline != 0
+                        and self._inline
+                        and not self._pins
+                        and not protocol.urgent
+                    ):
+                        seated = True
+                        self._reading, self._leading = taken, stream
+                        self._sittings += 1
+            if seated:
+                done = self._lead(attempt, deadline)
+        finally:
+            if seated and self._reading is taken:  # an exception came in between
+                with self._lock:
+                    self._reading = None
+                    self._pass_seat_locked()
+        if not done:
             if protocol.urgent:
                 self.push()
             if deadline == 0:
                 raise os_error(errno.EAGAIN)
-            if not self._wait(
-                crowd, lambda: stream.buffered or self._stopped(stream), deadline, reads=True
-            ):
+            assert stream.readers is not None
+            if not self._wait(stream.readers, attempt, deadline, reads=True):
                 raise TimeoutError("timed out")
-        if poller is not None:
-            poller.sync()
+        if stream.poller is not None:
+            stream.poller.sync()
         if protocol.urgent:
             self.push()
-        return result
+        if taken:
+            return taken[0]
+        with self._lock:
+            self._raise_failure_locked(stream)
+        return nothing
 
     def _stopped(self, stream: StreamState) -> bool:
         """Nothing more will come; asked under the lock."""
@@ -931,17 +977,14 @@ class Engine:
             or self.death is not None
         )
 
-    def _drained_locked(self, stream: StreamState) -> bool:
-        """No bytes are there: true at the end of file; raises if the stream failed."""
+    def _raise_failure_locked(self, stream: StreamState) -> None:
+        """Nothing more comes: return at the end of file, else raise what ended it."""
         if stream.closed:
             raise os_error(errno.EBADF)
         if stream.failure is not None:
             raise stream.failure.exception()
-        if stream.fin_in or stream.deaf:
-            return True
-        if self.death is not None:
+        if not stream.fin_in and not stream.deaf and self.death is not None:
             raise self.session_error_locked(stream)
-        return False
 
     def readable(self, stream: StreamState) -> bool:
         """Whether a read would not wait."""
@@ -961,7 +1004,7 @@ class Engine:
         with self._lock:
             if self._may_shut_locked(stream):
                 self.protocol.hush(stream)
-                self._wake_all_locked(stream.readers)
+                self._wake_readers_locked(stream)
             poller = stream.poller
         self._follow_up(None if poller is None else [poller])
 
@@ -984,7 +1027,7 @@ class Engine:
                     self._give_ride_locked()
             stream.closed = True
             self._starved.pop(stream, None)
-            self._wake_all_locked(stream.readers)
+            self._wake_readers_locked(stream)
             self._wake_all_locked(stream.writers)
             pollers = self._announce_locked()
         self._follow_up(pollers)
@@ -994,6 +1037,7 @@ class Engine:
         with self._lock:
             if self.death is None:
                 self.protocol.reset(stream, code)
+                self._wake_readers_locked(stream)
             pollers = self._announce_locked()
         self._follow_up(pollers)
 
@@ -1273,6 +1317,13 @@ class Engine:
         """A finalizer's close of the session: takes no lock, waits for nothing."""
         self._abandoned = True
         self.transport.wake()
+
+    def blocked(self) -> int:
+        """How many callers wait in calls of this session now."""
+        with self._lock:
+            leads = self._reading is not None and self._reading is not self._reader_waiter
+            listed = leads and any(waiter is self._reading for waiter in self._waiters)
+            return len(self._waiters) + int(leads and not listed) + int(self._jammed)
 
     def counters(self) -> dict[str, int]:
         """What ``Session.stats`` tells."""

@@ -93,6 +93,7 @@ class StreamState:
     """One stream: what was received and not read, both windows, how far it is closed."""
 
     __slots__ = (
+        "answered",
         "buffered",
         "chunks",
         "closed",
@@ -138,6 +139,8 @@ class StreamState:
         self.deaf = False
         #: The SYN has been handed to the connection (or came from the peer).
         self.opened = not local
+        #: The peer has sent something for it.
+        self.answered = False
         #: The application let go of it.
         self.closed = False
         #: Why it ended before its time.
@@ -351,6 +354,7 @@ class Protocol:
             )
             return
         window.left -= length
+        stream.answered = True
         if len(piece) == length:
             if length:
                 if stream.deaf:
@@ -373,6 +377,9 @@ class Protocol:
             return
         if stream.closed or stream.failure is not None:
             self._current = None
+            if stream.failure is None:
+                # Without it the peer would believe that its last frame was read.
+                self.owe_reset(stream.id, ErrorCode.STREAM_CLOSED)
             return
         if stream.deaf:
             self.consumed(stream, len(piece))
@@ -403,6 +410,7 @@ class Protocol:
         stream = self.streams.get(stream_id)
         if stream is None:
             return
+        stream.answered = True
         if not stream.send.grant(increment):
             text = f"the peer raised the window of stream {stream_id} over 2**31 - 1"
             self._reset(stream, Failure(FlowControlError, text, ErrorCode.FLOW_CONTROL_ERROR))
@@ -417,8 +425,11 @@ class Protocol:
         if self.goaway is None or not self.goaway[1]:
             self.goaway = (last_id, code, debug)
         failure = self._gone_away()
-        for stream in [s for s in self.streams.values() if s.local and s.id > last_id]:
-            self._fail(stream, failure)
+        for stream in list(self.streams.values()):
+            # Go tells the id whose SYN came last, others the highest. Ours leave in the order of
+            # their ids, so both mean the same, but an answer is better proof than either.
+            if stream.local and stream.id > last_id and not stream.answered:
+                self._fail(stream, failure)
 
     def on_unknown(self, frame_type: int) -> None:
         self.ignored_frames += 1
@@ -547,9 +558,6 @@ class Protocol:
         """
         codec = self.codec
         frames: list[bytes] = []
-        if self.resets:
-            frames += [codec.rst(stream_id, code) for stream_id, code in self.resets.items()]
-            self.resets.clear()
         if self.grants:
             for stream in self.grants:
                 increment = stream.receive.grant()
@@ -560,12 +568,16 @@ class Protocol:
             self._syn_due = False
             while self.opening:
                 frames.append(self._syn(next(iter(self.opening)), 0))
-        for stream in self.ending:
-            if stream.opened:
-                frames.append(codec.data(stream.id, 0, fin=True))
-            else:
-                frames.append(self._syn(stream, 0, fin=True))
-        self.ending.clear()
+        if self.ending:
+            ending, self.ending = self.ending, {}
+            for stream in ending:
+                if stream.opened:
+                    frames.append(codec.data(stream.id, 0, fin=True))
+                else:
+                    frames.append(self._syn(stream, 0, fin=True))
+        if self.resets:  # behind the FIN of a stream that has just been closed
+            frames += [codec.rst(stream_id, code) for stream_id, code in self.resets.items()]
+            self.resets.clear()
         if self._goaway is not None:
             frames.append(self._goaway)
             self._goaway = None
@@ -584,7 +596,9 @@ class Protocol:
 
     def _syn(self, stream: StreamState, length: int, *, fin: bool = False) -> bytes:
         before = b""
-        if self.codec.ordered_syn:
+        if next(iter(self.opening)) is not stream:
+            # In the order of their ids: version 1 demands it, and the id in a GOAWAY would
+            # otherwise not tell which streams the peer has seen.
             earlier = [s for s in self.opening if s.id < stream.id]
             before = b"".join([self._syn_alone(s) for s in earlier])
         self.opening.pop(stream, None)
@@ -603,8 +617,10 @@ class Protocol:
     def _syn_alone(self, stream: StreamState) -> bytes:
         del self.opening[stream]
         stream.opened = True
+        fin = stream in self.ending
+        self.ending.pop(stream, None)
         return self.codec.syn(
-            stream.id, 0, fin=False, priority=stream.priority, stream_type=stream.stream_type
+            stream.id, 0, fin=fin, priority=stream.priority, stream_type=stream.stream_type
         )
 
     # The end of a stream.

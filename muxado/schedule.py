@@ -35,7 +35,7 @@ class Schedule(Generic[T]):
         if before == priority:
             return
         if before is not None:
-            del self._levels[before][item]
+            self.discard(item)
         self._where[item] = priority
         level = self._levels.get(priority)
         if level is None:
@@ -47,18 +47,26 @@ class Schedule(Generic[T]):
         """Take ``item`` out, if it is in."""
         priority = self._where.pop(item, None)
         if priority is not None:
-            # A level left empty stays until it comes up in pop(): cheaper than searching the heap.
-            del self._levels[priority][item]
+            level = self._levels[priority]
+            del level[item]
+            # A level left empty stays until it comes up in pop(), which is cheaper than searching
+            # the heap, unless they would become many.
+            if not level and len(self._order) > 2 * len(self._where) + 8:
+                self._levels = {number: items for number, items in self._levels.items() if items}
+                self._order = [-number for number in self._levels]
+                heapq.heapify(self._order)
 
     def pop(self) -> T:
         """Take out and return the one that goes next; ``IndexError`` when there is none."""
         while True:
             priority = -self._order[0]
             level = self._levels[priority]
-            if level:
-                item = next(iter(level))
+            item = next(iter(level), None)
+            if item is not None:
                 del level[item]
                 del self._where[item]
+            if not level:
+                heapq.heappop(self._order)
+                del self._levels[priority]
+            if item is not None:
                 return item
-            heapq.heappop(self._order)
-            del self._levels[priority]

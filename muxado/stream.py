@@ -95,27 +95,32 @@ class Stream:
     # Sending.
 
     def send(self, data: Any, flags: int = 0, /) -> int:
-        _check_flags(flags, _SEND_FLAGS)
-        view = _bytes_of(data)
-        self._check_open()
+        if flags:
+            _check_flags(flags, _SEND_FLAGS)
+        view = data if type(data) is bytes else _bytes_of(data)
+        if self._closed:
+            self._check_open()
         if not view:
             self._engine.check_writable(self._state)
             return 0
         timeout = self._timeout
         if timeout == 0 or flags & _MSG_DONTWAIT:
-            return self._engine.write_now(self._state, view)
+            return self._engine.write_now(self._state, memoryview(view))
         deadline = None if timeout is None else time.monotonic() + timeout
         return self._engine.write(self._state, view, deadline, whole=False)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
-        _check_flags(flags, _SEND_FLAGS)
-        view = _bytes_of(data)
-        self._check_open()
+        if flags:
+            _check_flags(flags, _SEND_FLAGS)
+        view = data if type(data) is bytes else _bytes_of(data)
+        if self._closed:
+            self._check_open()
         if not view:
             self._engine.check_writable(self._state)
             return
         timeout = self._timeout
         if timeout == 0 or flags & _MSG_DONTWAIT:
+            view = memoryview(view)
             while view:
                 view = view[self._engine.write_now(self._state, view) :]
             return
@@ -154,7 +159,8 @@ class Stream:
         bufsize = operator.index(bufsize)
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
-        self._check_open()
+        if self._closed:
+            self._check_open()
         state = self._state
         if flags:
             return self._recv_with_flags(bufsize, flags)

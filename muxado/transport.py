@@ -19,7 +19,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 try:
@@ -49,6 +49,9 @@ _IOV_MAX = 512 if sys.platform == "linux" else 16
 
 #: Bytes of TLS plaintext encrypted at a time, and the size of a read of ciphertext.
 _TLS_PART = 65536
+
+#: Milliseconds; `poll` takes no more than fits an int.
+_FOREVER = 2**31 - 1
 
 #: Linux: bytes the peer's kernel has not acknowledged yet (tcp(7), SIOCOUTQ).
 _SIOCOUTQ = 0x5411 if sys.platform == "linux" and fcntl is not None else None
@@ -461,20 +464,24 @@ class _Wait:
 
     def __init__(self, waker: int | None, fd: int, *, writable: bool) -> None:
         self._waker, self._fd, self._writable = waker, fd, writable
-        self._poll: Any = None
+        self._poll: Callable[[int | None], list[tuple[int, int]]] | None = None
+        event = 0
         if hasattr(select, "poll"):
-            self._poll = select.poll()
-            self._poll.register(fd, select.POLLOUT if writable else select.POLLIN)
+            poll = select.poll()
+            event = select.POLLOUT if writable else select.POLLIN
+            poll.register(fd, event)
             if waker is not None:
-                self._poll.register(waker, select.POLLIN)
+                poll.register(waker, select.POLLIN)
+            self._poll = poll.poll
+        self._usual = [(fd, event)]
 
     def __call__(self, seconds: float | None) -> bool:
         """Whether it was woken."""
         if self._poll is not None:
             # Rounded up, so that a deadline less than a millisecond away is not waited for in
             # a busy loop.
-            ready = self._poll.poll(None if seconds is None else int(seconds * 1000) + 1)
-            return any(fd == self._waker for fd, _ in ready)
+            ready = self._poll(None if seconds is None else min(int(seconds * 1000) + 1, _FOREVER))
+            return ready != self._usual and any(fd == self._waker for fd, _ in ready)
         wakers = [] if self._waker is None else [self._waker]
         reads, writes = (wakers, [self._fd]) if self._writable else ([*wakers, self._fd], [])
         readable, _, _ = select.select(reads, writes, [], seconds)

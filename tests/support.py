@@ -227,11 +227,4 @@ def until(condition: Callable[[], object]) -> None:
 
 def waiting(session: muxado.Session, count: int) -> None:
     """Wait until ``count`` callers are blocked in calls of ``session``."""
-    engine = session._engine
-
-    def blocked() -> bool:
-        with engine._lock:
-            jammed = int(engine._jammed)
-            return len(engine._waiters) + jammed >= count
-
-    until(blocked)
+    until(lambda: session._engine.blocked() >= count)

@@ -50,8 +50,6 @@ class Codec(abc.ABC):
 
     #: The largest body a DATA frame may have, in bytes.
     max_data: int
-    #: Whether a stream's SYN must leave before that of any stream with a higher id.
-    ordered_syn: bool
     #: Whether a new stream's id must be higher than every one before it.
     ordered_ids: bool
     #: Whether a SYN always tells the stream's type.

@@ -45,7 +45,6 @@ class Version2(Codec):
     """The codec for ``version=2``."""
 
     max_data = 0xFFFFFF
-    ordered_syn = False
     ordered_ids = False
     carries_types = False
     first_id = (3, 2)

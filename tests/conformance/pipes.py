@@ -50,6 +50,7 @@ class Feature(enum.Enum):
     PLAIN_ERRORS = "EAGAIN and 'timed out' as the socket module has them"
     EXACT_SEND = "a send that failed for want of room has sent nothing"
     STRICT_ARGUMENTS = "recv() wants a size, recv_into() checks its own"
+    SIZE_IN_BYTES = "a buffer's size counted in bytes, whatever its items are"
     RECVFROM = "recvfrom"
     SENDMSG = "sendmsg"
     RESET = "a reset told from the end of file"
@@ -77,7 +78,7 @@ class Source(abc.ABC):
         """Return something that accepts and a function that connects to it."""
         raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most kinds stand on nothing
         """Close what is not an end. The ends are closed by whoever asked for them."""
 
 
@@ -235,6 +236,7 @@ TLS_LACKS = {
     Feature.PLAIN_ERRORS: "SSLSocket has its own errors and texts for waiting",
     Feature.EXACT_SEND: "a TLS record may be half sent",
     Feature.STRICT_ARGUMENTS: "SSLSocket clips sizes and has defaults for them",
+    Feature.SIZE_IN_BYTES: "SSLSocket.recv_into() counts items in Python 3.10",
     Feature.RECVFROM: "SSLSocket refuses recvfrom",
     Feature.SENDMSG: "SSLSocket has no sendmsg",
     Feature.RESET: "SSLSocket takes a reset for an end of file when reading, in some versions",

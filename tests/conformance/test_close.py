@@ -15,6 +15,8 @@ from .pipes import Crew, End, Feature, Pipe, read_to_end
 CALLS: dict[str, Callable[[End], Any]] = {
     "send": lambda end: end.send(b"spam"),
     "sendall": lambda end: end.sendall(b"spam"),
+    "send nothing": lambda end: end.send(b""),
+    "sendmsg": lambda end: end.sendmsg([b"spam"]),
     "recv": lambda end: end.recv(4),
     "recv_into": lambda end: end.recv_into(bytearray(4)),
     "recvfrom": lambda end: end.recvfrom(4),
@@ -34,6 +36,8 @@ CALLS: dict[str, Callable[[End], Any]] = {
 def test_every_call_says_bad_descriptor(pipe: Pipe, call: str) -> None:
     if call.startswith("recvfrom"):
         pipe.needs(Feature.RECVFROM)
+    if call == "sendmsg":
+        pipe.needs(Feature.SENDMSG)
     pipe.near.close()
     with pytest.raises(OSError) as caught:
         CALLS[call](pipe.near)
@@ -142,7 +146,7 @@ def test_an_end_closed_under_its_files_is_still_usable(pipe: Pipe) -> None:
 
 def test_closing_files_leaves_it_open(pipe: Pipe) -> None:
     for mode in ("rb", "wb", "rwb"):
-        with pipe.near.makefile(mode):  # type: ignore[call-overload]
+        with pipe.near.makefile(mode):
             pass
     pipe.near.sendall(b"spam")
     assert pipe.far.recv(1024) == b"spam"

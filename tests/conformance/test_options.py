@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import socket
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -69,13 +70,14 @@ def test_repr(pipe: Pipe) -> None:
 
 
 def test_repr_in_every_state(pipe: Pipe) -> None:
-    for act in (
+    acts: list[Callable[[], Any]] = [
         lambda: pipe.near.sendall(b"spam"),
-        lambda: pipe.near.fileno(),
+        pipe.near.fileno,
         lambda: pipe.near.shutdown(socket.SHUT_WR),
-        lambda: pipe.far.close(),
-        lambda: pipe.near.close(),
-    ):
+        pipe.far.close,
+        pipe.near.close,
+    ]
+    for act in acts:
         act()
         assert repr(pipe.near).startswith("<")
         assert repr(pipe.far).startswith("<")

@@ -13,11 +13,10 @@ from .pipes import Crew, Feature, Pipe, read_exactly
 from .pollers import POLLERS, Poller, quiet, readable
 
 
-@pytest.fixture(params=POLLERS.values(), ids=POLLERS.keys())
+@pytest.fixture(params=POLLERS)
 def poller(request: pytest.FixtureRequest, pipe: Pipe) -> Poller:
     pipe.needs(Feature.POLL)
-    poller: Poller = request.param
-    return poller
+    return POLLERS[request.param]
 
 
 def test_quiet_until_there_is_something(pipe: Pipe, poller: Poller) -> None:

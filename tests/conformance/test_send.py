@@ -12,7 +12,7 @@ import pytest
 
 from .pipes import Crew, Feature, Pipe, read_exactly
 
-BUFFERS = {
+BUFFERS: dict[str, Any] = {
     "bytes": b"spam and eggs...",
     "bytearray": bytearray(b"spam and eggs..."),
     "memoryview": memoryview(b"spam and eggs..."),
@@ -20,7 +20,7 @@ BUFFERS = {
     "array of bytes": array.array("B", b"spam and eggs..."),
     "array of int32": array.array("i", b"spam and eggs..."),
     "two dimensions": memoryview(b"spam and eggs...").cast("B", (2, 8)),
-    "ctypes": (ctypes.c_char * 16)(*b"spam and eggs..."),
+    "ctypes": (ctypes.c_char * 16).from_buffer_copy(b"spam and eggs..."),
 }
 
 

@@ -74,11 +74,12 @@ def test_peer_writes_long_after_our_end(pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("how", [socket.SHUT_WR, socket.SHUT_RDWR])
+@pytest.mark.parametrize("data", [b"spam", b""])
 @pytest.mark.parametrize("call", ["send", "sendall"])
-def test_writing_after_shut_wr(pipe: Pipe, call: str, how: int) -> None:
+def test_writing_after_shut_wr(pipe: Pipe, call: str, data: bytes, how: int) -> None:
     pipe.near.shutdown(how)
     with pytest.raises(BrokenPipeError) as caught:
-        getattr(pipe.near, call)(b"spam")
+        getattr(pipe.near, call)(data)
     assert caught.value.errno == errno.EPIPE
 
 
