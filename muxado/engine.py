@@ -53,7 +53,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar, cast
 from typing import Protocol as Interface
 
-from muxado.errors import Error, ErrorCode, RemoteGoneAway, SessionClosed
+from muxado.errors import Error, ErrorCode, HeartbeatTimeout, RemoteGoneAway, SessionClosed
 from muxado.protocol import Protocol, SessionEnd, StreamState
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ class Engine:
         self._closing = False  # guarded by _lock: close() was called
         self._silent = False  # guarded by _lock: no last words
         self._told = False  # guarded by _lock: accept() has reported the end
+        #: A loop in serve() is to be woken again and again until it looks at why.
+        self.serving = False
         #: Callers may read and write; else only the two threads do.
         self._inline = transport.polled
         #: States of streams that were dropped without close(); append and popleft only.
@@ -177,6 +179,9 @@ class Engine:
         self.session_poller: Poller | None = None  # guarded by _lock
         #: The last heartbeat's round trip in seconds.
         self.latency: float | None = None
+        self._heard = False  # guarded by _lock: bytes came since the clock last looked
+        self._asked = 0.0  # guarded by _lock: when the last heartbeat was asked for
+        self._waits_since: float | None = None  # guarded by _lock: and nothing was heard since
         self._received = 0  # guarded by _lock: bytes
         self._sent = 0  # the write seat's: bytes
         self._over = threading.Event()  # the connection is closed
@@ -189,6 +194,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the two threads; if that fails, nothing of the session is left."""
+        self._asked = time.monotonic()
         try:
             self._writer.start()
             self._reader.start()
@@ -349,6 +355,7 @@ class Engine:
             return None
         protocol = self.protocol
         self._received += count
+        self._heard = True
         if count == 0:
             self._connection_ended_locked()
             return None
@@ -361,6 +368,9 @@ class Engine:
                 self._connection_ended_locked()
             else:
                 self._die_locked(error.code, error, b"")
+        if protocol.beat_answered:
+            protocol.beat_answered = False
+            self.latency = time.monotonic() - self._asked
         if protocol.changed or protocol.arrived or self._drainers:
             return self._announce_locked()
         return None
@@ -383,7 +393,7 @@ class Engine:
             if self.session_poller is not None:
                 pollers = pollers or []
                 pollers.append(self.session_poller)
-        if self._drainers and not protocol.streams:
+        if self._drainers and not protocol.alive:
             self._wake_all_locked(self._drainers)
         return pollers
 
@@ -699,8 +709,10 @@ class Engine:
                 waiting.sent = start + count
                 if waiting.sent < len(waiting.data) and stream.send.left > 0:
                     schedule.add(stream, stream.priority)
-                else:
-                    self._wake_all_locked(stream.writers)
+                    continue
+                if waiting.sent == len(waiting.data):
+                    stream.write = None
+                self._wake_all_locked(stream.writers)
             return buffers
         except BaseException as error:
             self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
@@ -810,12 +822,12 @@ class Engine:
             raise os_error(errno.EBADF if stream.closed else errno.EPIPE)
 
     def _write_loop(self) -> None:
-        """The writer thread: what no caller is there to write, and the last words."""
+        """The writer thread: what no caller is there to write, the heartbeat, the last words."""
         me = self._writer_waiter
         riding, idle = False, 0
         try:
             while True:
-                seated = False
+                seated = silent = False
                 pause: float | None = None
                 with self._lock:
                     if self.death is not None:
@@ -823,13 +835,16 @@ class Engine:
                     me.acquire(False)
                     self._writer_parked = False
                     protocol = self.protocol
+                    beat = self._heartbeat_locked()
                     lazy = bool(protocol.opening or protocol.ending)
                     now = (
                         self._owed_locked()
                         or bool(protocol.schedule and not self._inline)
                         or (lazy and (riding or self._closing))
                     )
-                    if self._broken is not None:
+                    if beat is not None and beat <= 0:
+                        silent = True
+                    elif self._broken is not None:
                         pause = self._broken[0] + _BROKEN - time.monotonic()
                         if pause <= 0:
                             self._die_locked(ErrorCode.PEER_EOF, self._broken[1], b"")
@@ -844,15 +859,54 @@ class Engine:
                     else:
                         riding, idle = False, 0
                         self._writer_parked = True
-                if seated:
-                    self._pump(None, None, None, whole=True)
+                    if beat is not None:
+                        pause = beat if pause is None else min(pause, beat)
+                if silent:
+                    self._judge_silence()
+                elif seated:
+                    # However long the connection takes no more, the clock goes on.
+                    deadline = None if beat is None else time.monotonic() + beat
+                    self._pump(None, None, deadline, whole=True)
                 else:
-                    me.acquire(True, -1 if pause is None else pause)
+                    me.acquire(True, _bounded(pause))
         except BaseException as error:
             self._die(ErrorCode.INTERNAL_ERROR, error, b"")
             log.exception("%s: the writer thread failed", self.name)
         finally:
             self._speak_last()
+
+    def _heartbeat_locked(self) -> float | None:
+        """Ask for a sign of life when it is time; returns seconds until this must run again.
+
+        ``None``: never. 0 or less: the peer has been silent for too long.
+        """
+        interval, tolerance = self.config.heartbeat_interval, self.config.heartbeat_tolerance
+        if interval is None:
+            return None
+        now = time.monotonic()
+        if self._heard:  # any byte is life
+            self._heard = False
+            self._waits_since = None
+        if now >= self._asked + interval and self.protocol.beat():
+            self._asked = now
+            if self._waits_since is None:
+                self._waits_since = now
+        left = max(self._asked + interval - now, 0.001)
+        if self._waits_since is not None:
+            left = min(left, self._waits_since + tolerance - now)
+        return left
+
+    def _judge_silence(self) -> None:
+        """The tolerance is over: end the session, unless it is us who have not listened."""
+        if self.transport.readable():
+            # Bytes wait to be read; this process was stopped, or is too busy.
+            self._writer_waiter.acquire(True, _NAP)
+            with self._lock:
+                self._waits_since = time.monotonic()
+            return
+        seconds = self.config.heartbeat_tolerance
+        text = f"the peer has been silent for {seconds} seconds after a heartbeat"
+        self._die(ErrorCode.SESSION_CLOSED, HeartbeatTimeout(text), b"")
 
     # What streams ask for.
 
@@ -898,7 +952,9 @@ class Engine:
         """Whether ``accept()`` has something to say: a stream, or once the end."""
         with self._lock:
             over = self.death is not None or self._closing
-            return not self._told if over else bool(self.protocol.backlog)
+            if over:
+                return self.serving or not self._told
+            return bool(self.protocol.backlog)
 
     def read(
         self, stream: StreamState, take: Callable[[], T], nothing: T, deadline: float | None
@@ -1105,9 +1161,7 @@ class Engine:
 
     def drain(self, deadline: float | None) -> bool:
         """Wait until no stream is left; false past ``deadline``."""
-        return self._wait(
-            self._drainers, lambda: not self.protocol.streams or self._dead(), deadline
-        )
+        return self._wait(self._drainers, lambda: not self.protocol.alive or self._dead(), deadline)
 
     def wait(self, deadline: float | None) -> SessionEnd:
         """Wait for the end of the session."""
@@ -1330,7 +1384,7 @@ class Engine:
         with self._lock:
             protocol = self.protocol
             return {
-                "streams": len(protocol.streams),
+                "streams": protocol.alive,
                 "backlog": len(protocol.backlog),
                 "opened": protocol.opened,
                 "accepted": protocol.accepted,

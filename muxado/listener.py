@@ -172,7 +172,8 @@ class Listener:
             self._arrived.notify_all()
             readiness, self._readiness = self._readiness, None
         if first:
-            self._waker.send(b"\0")
+            with contextlib.suppress(OSError):  # it has ended by itself
+                self._waker.send(b"\0")
             if readiness is not None:
                 readiness.close()
         if threading.current_thread() is not self._thread:

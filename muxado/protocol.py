@@ -52,7 +52,10 @@ from muxado.errors import (
 from muxado.flow import ReceiveWindow, SendWindow
 from muxado.schedule import Schedule
 
-__all__ = ["Failure", "Protocol", "SessionEnd", "StreamState"]
+__all__ = ["MAX_PRIORITY", "Failure", "Protocol", "SessionEnd", "StreamState"]
+
+#: The highest priority there is.
+MAX_PRIORITY = 0x7FFFFFFF
 
 #: Received pieces shorter than this are joined to the piece before them, so that a flood of
 #: tiny frames costs the memory of its bytes and not of an object each.
@@ -60,6 +63,9 @@ _SMALL = 4096
 
 #: Resets owed and not yet taken by the connection, over which the peer is told to calm down.
 _MAX_RESETS = 20_000
+
+#: Bytes of heartbeats that a peer may leave unread.
+_MAX_ECHO = 4096
 
 #: The highest ids are not handed out: one of them is the heartbeat's probe.
 _LAST_ID = 0x7FFFFFFD
@@ -249,8 +255,6 @@ class Protocol:
     def __init__(self, config: Config, *, client: bool) -> None:
         self.config = config
         self.codec = wire.codec(config, self)
-        #: Whether a stream has a type on this session.
-        self.carries_types = self.codec.carries_types or config.typed
         self.client = client
         self.streams: dict[int, StreamState] = {}
         self._next_id = self.codec.first_id[0 if client else 1]
@@ -261,7 +265,7 @@ class Protocol:
         self.peer_streams = 0
         #: The highest id of the peer's that reached the application.
         self.last_accepted = 0
-        self.last_peer_id = 0
+        self.last_peer_id = self.codec.first_id[1 if client else 0] - 2
         #: Streams whose SYN is not sent yet, in the order of their ids.
         self.opening: dict[StreamState, None] = {}
         #: Streams whose FIN is not sent yet.
@@ -284,6 +288,18 @@ class Protocol:
         self.changed: list[StreamState] = []
         #: The backlog grew.
         self.arrived = False
+        #: Streams of the peer whose type has not come whole, with what came of it.
+        self._untyped: dict[StreamState, bytearray] = {}
+        #: Heartbeat streams, with the bytes of a beat not yet whole.
+        self.services: dict[StreamState, bytearray] = {}
+        self._says: dict[StreamState, bytes] = {}  # what is owed on them
+        self._pulse: StreamState | None = None  # the one that this side opened
+        self._question = b""  # what the peer should echo on it
+        self._probe_id = _LAST_ID + 2 if client else _LAST_ID + 1
+        self._probing = False  # a probe is owed
+        #: The peer has answered a heartbeat since the engine last looked.
+        self.beat_answered = False
+        self._first: bytearray | None = bytearray()  # of the connection, until looked at
         self._current: StreamState | None = None  # whose DATA frame is under way
         self._current_fin = False
         #: Counters since the start.
@@ -296,40 +312,76 @@ class Protocol:
 
         Raises a ``SessionClosed`` of the kind that fits when the peer broke a rule.
         """
+        if self._first is not None:
+            self._look_at_first(data)
         self.codec.feed(data)
         if len(self.resets) > _MAX_RESETS:
             raise EnhanceYourCalm(f"the peer provoked {_MAX_RESETS} resets and took none")
+
+    def _look_at_first(self, data: memoryview) -> None:
+        """Whether this is a muxado at all, by its first four bytes.
+
+        Most others would break a rule at once, but with an error that helps nobody, and some
+        would be taken for the header of a long frame to skip.
+        """
+        assert self._first is not None
+        self._first += data[:4]
+        if len(self._first) >= 4:
+            guess = self.codec.guess(bytes(self._first[:4]))
+            self._first = None
+            if guess:
+                version = self.config.version
+                raise ProtocolError(
+                    f"this looks like {guess}, not like a peer with version={version}"
+                )
 
     def on_syn(self, stream_id: int, priority: int, stream_type: int) -> None:
         if not stream_id or stream_id & 1 == self._parity:
             raise ProtocolError(f"the peer opened stream {stream_id}, an id of the wrong parity")
         if stream_id in self.streams:
             raise ProtocolError(f"SYN for stream {stream_id}, which is open")
-        if self.codec.ordered_ids and stream_id <= self.last_peer_id:
+        if self.codec.strict_ids and stream_id <= self.last_peer_id:
             raise ProtocolError(f"SYN for stream {stream_id} after {self.last_peer_id}")
         self.last_peer_id = max(self.last_peer_id, stream_id)
-        config = self.config
-        if self.going_away or self.peer_streams >= config.max_streams:
+        if self.going_away or self.peer_streams >= self.config.max_streams:
             self.owe_reset(stream_id, ErrorCode.STREAM_REFUSED)
-            return
-        if len(self.backlog) >= config.accept_backlog:
-            self.owe_reset(stream_id, ErrorCode.ACCEPT_QUEUE_FULL)
             return
         stream = StreamState(
             stream_id,
             local=False,
-            window=config.window,
+            window=self.config.window,
             priority=priority,
             stream_type=stream_type,
         )
-        self.streams[stream_id] = self.backlog[stream_id] = stream
+        self.streams[stream_id] = stream
         self.peer_streams += 1
-        self.arrived = True
+        if self.codec.types_in_data:
+            self._untyped[stream] = bytearray()  # whose silence must hold up no other
+        else:
+            self._admit(stream)
+
+    def _admit(self, stream: StreamState) -> None:
+        """A new stream of the peer, its type known: to the application, or to the heartbeat."""
+        codec = self.codec
+        if codec.carries_types and stream.stream_type >= codec.reserved_types:
+            if stream.stream_type == codec.heartbeat_type:
+                self.services[stream] = bytearray()
+            else:
+                self._refuse(stream, ErrorCode.STREAM_CLOSED)
+        elif len(self.backlog) >= self.config.accept_backlog:
+            self._refuse(stream, ErrorCode.ACCEPT_QUEUE_FULL)
+        else:
+            self.backlog[stream.id] = stream
+            self.arrived = True
+
+    def _refuse(self, stream: StreamState, code: int) -> None:
+        self._reset(stream, Failure(SessionClosed, "never accepted", code))
 
     def on_data(self, stream_id: int, length: int, piece: memoryview, fin: bool) -> None:
         stream = self.streams.get(stream_id)
         self._current = None
         if stream is None:
+            self._check_known(stream_id, "DATA")
             if length or not fin:
                 self.owe_reset(stream_id, ErrorCode.STREAM_CLOSED)
             return
@@ -355,21 +407,22 @@ class Protocol:
             return
         window.left -= length
         stream.answered = True
-        if len(piece) == length:
-            if length:
-                if stream.deaf:
-                    self.consumed(stream, length)
-                else:
-                    stream.push(piece)
-            if fin:
-                stream.fin_in = True
-        else:
+        if len(piece) != length:
             self._current, self._current_fin = stream, fin
             if len(piece):
                 self.on_more(piece, False)
             return
+        if length:
+            if stream.deaf:
+                self.consumed(stream, length)
+            else:
+                stream.push(piece)
+        if fin:
+            stream.fin_in = True
         if stream.readers or stream.poller is not None:
             self.changed.append(stream)
+        if self._untyped or self.services:
+            self._look_inside(stream)
 
     def on_more(self, piece: memoryview, last: bool) -> None:
         stream = self._current
@@ -390,10 +443,64 @@ class Protocol:
             stream.fin_in = self._current_fin
         if stream.readers or stream.poller is not None:
             self.changed.append(stream)
+        if self._untyped or self.services:
+            self._look_inside(stream)
+
+    def _look_inside(self, stream: StreamState) -> None:
+        """Bytes have come that may not be the application's: a type, or a heartbeat."""
+        if stream in self._untyped:
+            prefix = self._untyped[stream]
+            self._pull(stream, prefix, 4 - len(prefix))
+            if len(prefix) == 4:
+                del self._untyped[stream]
+                stream.stream_type = int.from_bytes(prefix, "big")
+                self._admit(stream)
+            elif stream.fin_in:
+                self._refuse(stream, ErrorCode.PROTOCOL_ERROR)
+        if stream not in self.services:
+            return
+        beat = self.services[stream]
+        while stream.buffered:
+            self._pull(stream, beat, 4 - len(beat))
+            if len(beat) < 4:
+                break
+            if stream is not self._pulse:
+                self._say(stream, bytes(beat))
+            elif bytes(beat) == self._question:
+                self.beat_answered = True
+            beat.clear()
+        if stream.fin_in:
+            self._forget(stream)
+
+    def _pull(self, stream: StreamState, into: bytearray, count: int) -> None:
+        """Move up to ``count`` bytes, which the application is not going to read."""
+        if count and stream.buffered:
+            data = stream.take(count)
+            into += data
+            self.consumed(stream, len(data))
+
+    def _say(self, stream: StreamState, data: bytes) -> None:
+        """Owe bytes on a stream of the session's own."""
+        owed = self._says.get(stream, b"") + data
+        if len(owed) > _MAX_ECHO:
+            raise EnhanceYourCalm("the peer sends heartbeats and takes no answer")
+        self._says[stream] = owed
+        self.urgent = True
+
+    def _check_known(self, stream_id: int, name: str) -> None:
+        """Where ids are strict, a frame for a stream that never was ends the session."""
+        if self.codec.strict_ids:
+            mine = stream_id & 1 == self._parity
+            if stream_id >= self._next_id if mine else stream_id > self.last_peer_id:
+                raise ProtocolError(f"{name} for stream {stream_id}, which was never opened")
 
     def on_rst(self, stream_id: int, code: int) -> None:
         stream = self.streams.get(stream_id)
         if stream is None:
+            if stream_id == self._probe_id:
+                self.beat_answered = True
+            else:
+                self._check_known(stream_id, "RST")
             return
         reason = ErrorCode.of(code)
         if stream.local and reason in (ErrorCode.STREAM_REFUSED, ErrorCode.ACCEPT_QUEUE_FULL):
@@ -409,6 +516,7 @@ class Protocol:
             return
         stream = self.streams.get(stream_id)
         if stream is None:
+            self._check_known(stream_id, "WNDINC")
             return
         stream.answered = True
         if not stream.send.grant(increment):
@@ -422,7 +530,9 @@ class Protocol:
 
     def on_goaway(self, last_id: int, code: int, debug: bytes) -> None:
         # A peer that goes away for a reason says a second GOAWAY, with NO_ERROR, as it closes.
-        if self.goaway is None or not self.goaway[1]:
+        # Version 1 tells of its GOAWAY before the debug bytes have come, and then again.
+        before = self.goaway
+        if before is None or not before[1] or before == (last_id, code, b""):
             self.goaway = (last_id, code, debug)
         failure = self._gone_away()
         for stream in list(self.streams.values()):
@@ -451,6 +561,13 @@ class Protocol:
             raise self._gone_away().exception()
         if self._next_id > _LAST_ID:
             raise StreamsExhausted("every stream id of this session is used up", retryable=True)
+        stream = self._open(priority, stream_type)
+        self.opened += 1
+        if fin:
+            self.end(stream, urgent=False)
+        return stream
+
+    def _open(self, priority: int, stream_type: int) -> StreamState:
         stream = StreamState(
             self._next_id,
             local=True,
@@ -458,13 +575,38 @@ class Protocol:
             priority=priority,
             stream_type=stream_type,
         )
+        if self.codec.types_in_data:
+            stream.send.left -= 4
         self._next_id += 2
-        self.opened += 1
         self.streams[stream.id] = stream
         self.opening[stream] = None
-        if fin:
-            self.end(stream, urgent=False)
         return stream
+
+    def beat(self) -> bool:
+        """Owe a question that any living peer answers; false if it would not answer one.
+
+        Version 2: an empty DATA frame on an id that is never opened draws RST STREAM_CLOSED from
+        every peer. Version 1: a stream of the heartbeat's type, whose bytes come back.
+        """
+        if not self.codec.asks_by_stream:
+            self._probing = self.urgent = True
+            return True
+        if self._pulse is None:
+            assert self.codec.heartbeat_type is not None
+            self._pulse = self._open(MAX_PRIORITY, self.codec.heartbeat_type)
+            self.services[self._pulse] = bytearray()
+        elif self._pulse.failure is not None or self._pulse.fin_in:
+            return False  # it refused, and may not be asked twice
+        number = int.from_bytes(self._question, "big") + 1
+        self._question = (number & 0x7FFFFFFF).to_bytes(4, "big")
+        self._says[self._pulse] = self._question
+        self.urgent = True
+        return True
+
+    @property
+    def alive(self) -> int:
+        """How many streams are the application's, or on their way to it."""
+        return len(self.streams) - len(self.services)
 
     def accept(self) -> StreamState | None:
         """The next stream the peer opened, if one waits."""
@@ -531,8 +673,7 @@ class Protocol:
         """Reset what the application never accepted, so that its opener may try elsewhere."""
         while self.backlog:
             _, stream = self.backlog.popitem()
-            failure = Failure(SessionClosed, "never accepted", ErrorCode.STREAM_REFUSED)
-            self._reset(stream, failure)
+            self._refuse(stream, ErrorCode.STREAM_REFUSED)
 
     def go_away(self, code: int, debug: bytes, *, final: bool) -> None:
         """Owe a GOAWAY; new streams of the peer are refused from here on."""
@@ -547,7 +688,13 @@ class Protocol:
     def owing(self) -> bool:
         """Whether any control frame is owed, urgent or not."""
         return bool(
-            self.resets or self.grants or self.ending or self.opening or self._goaway is not None
+            self.resets
+            or self.grants
+            or self.ending
+            or self.opening
+            or self._says
+            or self._probing
+            or self._goaway is not None
         )
 
     def control_frames(self, *, opening: bool) -> bytes:
@@ -558,6 +705,14 @@ class Protocol:
         """
         codec = self.codec
         frames: list[bytes] = []
+        if self._probing:
+            self._probing = False
+            frames.append(codec.data(self._probe_id, 0))
+        if self._says:
+            for stream, data in list(self._says.items()):
+                if stream.send.left >= len(data):
+                    del self._says[stream]
+                    frames.append(self.data_header(stream, len(data)) + data)
         if self.grants:
             for stream in self.grants:
                 increment = stream.receive.grant()
@@ -655,6 +810,9 @@ class Protocol:
             return
         del self.streams[stream.id]
         self.grants.pop(stream, None)
+        self.services.pop(stream, None)
+        self._says.pop(stream, None)
+        self._untyped.pop(stream, None)
         if not stream.local:
             self.peer_streams -= 1
             self.backlog.pop(stream.id, None)

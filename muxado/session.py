@@ -15,9 +15,9 @@ from muxado import transport
 from muxado.config import Config
 from muxado.engine import Engine, os_error
 from muxado.errors import ErrorCode, SessionClosed
-from muxado.protocol import SessionEnd
+from muxado.protocol import MAX_PRIORITY, SessionEnd
 from muxado.readiness import Readiness
-from muxado.stream import MAX_PRIORITY, Stream, check_int, check_option, check_timeout, option
+from muxado.stream import Stream, check_int, check_option, check_timeout, option
 
 if TYPE_CHECKING:
     import socketserver
@@ -73,8 +73,11 @@ class Session:
         """
         check_int("priority", priority, MAX_PRIORITY)
         check_int("stream_type", stream_type, 0xFFFFFFFF)
-        if stream_type and not self._engine.protocol.carries_types:
+        codec = self._engine.protocol.codec
+        if stream_type and not codec.carries_types:
             raise ValueError("this session carries no stream types: it is not typed")
+        if stream_type >= codec.reserved_types:
+            raise ValueError(f"stream types from {codec.reserved_types:#x} up are reserved")
         state = self._engine.open(priority=priority, stream_type=stream_type, fin=bool(fin))
         return Stream(self, self._engine, state)
 
@@ -133,9 +136,11 @@ class Session:
 
         stopper = threading.Thread(target=stop, name="muxado-serve", daemon=True)
         stopper.start()
+        self._engine.serving = True
         try:
             server.serve_forever()
         finally:
+            self._engine.serving = False
             served.set()
             self._engine.nudge_watchers()
             stopper.join()

@@ -7,10 +7,12 @@ import operator
 import socket
 import time
 import warnings
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from muxado.engine import Engine, os_error
 from muxado.errors import ErrorCode
+from muxado.protocol import MAX_PRIORITY
 from muxado.readiness import Readiness
 
 if TYPE_CHECKING:
@@ -19,10 +21,7 @@ if TYPE_CHECKING:
     from muxado.protocol import StreamState
     from muxado.session import Session
 
-__all__ = ["MAX_PRIORITY", "Stream", "check_int", "check_option", "check_timeout", "option"]
-
-#: The highest priority, and the highest number of four bytes: see ``Session.open``.
-MAX_PRIORITY = 0x7FFFFFFF
+__all__ = ["Stream", "check_int", "check_option", "check_timeout", "option"]
 
 _MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0x40)
 _MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
@@ -127,6 +126,14 @@ class Stream:
         deadline = None if timeout is None else time.monotonic() + timeout
         self._engine.write(self._state, view, deadline, whole=True)
 
+    def sendmsg(
+        self, buffers: Iterable[Any], ancdata: Iterable[Any] = (), flags: int = 0, *_: Any
+    ) -> int:
+        """As ``socket.sendmsg``, without ancillary data: there is no kernel to give it to."""
+        if any(True for _ in ancdata):
+            raise os_error(errno.EOPNOTSUPP)
+        return self.send(b"".join(buffers), flags)
+
     def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
         """Send a file opened in binary mode; returns the bytes sent, as ``socket.sendfile``."""
         if "b" not in getattr(file, "mode", "b"):
@@ -196,6 +203,10 @@ class Stream:
 
     def recvfrom_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> tuple[int, Any]:
         return self.recv_into(buffer, nbytes, flags), None
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /) -> tuple[Any, ...]:
+        """As ``socket.recvmsg`` on a TCP socket: no ancillary data, no address."""
+        return self.recv(bufsize, flags), [], 0, None
 
     def _recv_with_flags(self, bufsize: int, flags: int) -> bytes:
         _check_flags(flags, _RECV_FLAGS)

@@ -90,6 +90,10 @@ class Transport:
         """Return when a write may succeed, after :meth:`shutdown`, or when the time is over."""
         raise NotImplementedError
 
+    def readable(self) -> bool:
+        """Whether bytes, or the end, wait to be read: asked from any thread, never waits."""
+        return False
+
     def wake(self) -> None:
         """Make :meth:`wait_readable` return, in whichever thread it is or will be next."""
 
@@ -143,6 +147,11 @@ class Polled(Transport):
 
     def wait_writable(self, seconds: float | None) -> None:
         self._write_wait(seconds)
+
+    def readable(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return _Wait(None, self._sock.fileno(), writable=False).ready()
+        return False
 
     def wake(self) -> None:
         # BlockingIOError: wake-ups enough are under way. OSError: nobody can wait any more.
@@ -474,6 +483,12 @@ class _Wait:
                 poll.register(waker, select.POLLIN)
             self._poll = poll.poll
         self._usual = [(fd, event)]
+
+    def ready(self) -> bool:
+        """Whether the descriptor is ready now; for one without a waker."""
+        if self._poll is not None:
+            return bool(self._poll(0))
+        return any(select.select([self._fd], [], [], 0))
 
     def __call__(self, seconds: float | None) -> bool:
         """Whether it was woken."""

@@ -385,12 +385,21 @@ class TestGoingAway:
     def test_the_last_one_names_what_was_accepted(self) -> None:
         end = End()
         end.accepted(7)
+        end.accepted(3)
         end.feed(syn(5), syn(9))
         end.protocol.refuse_backlog()
         end.protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)
         *resets, last = end.sent()
         assert sorted(resets) == [("RST", 5, 5), ("RST", 9, 5)]
         assert last == ("GOAWAY", 7, 0, b"")
+
+    def test_the_last_one_of_a_session_that_fails(self) -> None:
+        # What waits for accept() is never going to be served, refused by name or not.
+        end = End()
+        end.accepted(7)
+        end.feed(syn(9))
+        end.protocol.go_away(ErrorCode.INTERNAL_ERROR, b"oops", final=True)
+        assert end.sent() == [("GOAWAY", 7, 2, b"oops")]
 
     def test_with_no_stream_at_all(self) -> None:
         for final in (False, True):

@@ -118,6 +118,17 @@ class TestReceiveWindow:
         end.feed(data(3, bytes(101))[:8])
         assert error(stream)[0] is FlowControlError
 
+    def test_a_frame_counts_whole_from_its_header_on(self) -> None:
+        end = End(window=100, max_window=100)
+        stream = end.accepted(3)
+        whole = data(3, bytes(60))
+        end.feed(whole[:20])
+        assert (stream.receive.left, stream.buffered) == (40, 12)
+        end.feed(whole[20:], data(3, bytes(40)))
+        assert stream.failure is None
+        end.feed(data(3, b"!"))
+        assert error(stream)[0] is FlowControlError
+
     def test_overrun_with_the_syn(self) -> None:
         end = End(window=100, max_window=100)
         end.feed(syn(3, bytes(101)) + syn(5, bytes(100)))

@@ -8,19 +8,15 @@ an object per frame: at hundreds of thousands of frames a second the objects wou
 from __future__ import annotations
 
 from muxado.config import Config
-from muxado.errors import Error
 from muxado.wire.base import Codec, Handler
+from muxado.wire.v1 import Version1
 from muxado.wire.v2 import Version2
 
 __all__ = ["Codec", "Handler", "codec"]
 
-_CODECS: dict[int, type[Codec]] = {2: Version2}
+_CODECS: dict[int, type[Codec]] = {1: Version1, 2: Version2}
 
 
 def codec(config: Config, handler: Handler) -> Codec:
     """The codec that ``config.version`` names, set to call ``handler``."""
-    try:
-        kind = _CODECS[config.version]
-    except KeyError:
-        raise Error(f"version {config.version} of the wire is not available") from None
-    return kind(handler)
+    return _CODECS[config.version](handler, typed=config.typed)

@@ -5,7 +5,27 @@ from __future__ import annotations
 import abc
 from typing import Protocol
 
-__all__ = ["Codec", "Handler"]
+__all__ = ["MAX_DEBUG", "Codec", "Handler", "guess_other"]
+
+#: Debug bytes are for people; what a peer sends beyond this is dropped, not collected.
+MAX_DEBUG = 4096
+
+_HTTP = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"DELE", b"PATC", b"CONN", b"TRAC", b"PRI ")
+
+
+def guess_other(data: bytes) -> str:
+    """What the first bytes of a peer look like that speaks no muxado at all; else ``""``."""
+    if data.startswith(_HTTP):
+        return "an HTTP request"
+    if data.startswith(b"HTTP"):
+        return "an HTTP response"
+    if data[:2] == b"\x16\x03":
+        return "a TLS handshake"
+    if data[:2] == b"\x15\x03":
+        return "a TLS alert"
+    if data.startswith(b"SSH-"):
+        return "an SSH connection"
+    return ""
 
 
 class Handler(Protocol):
@@ -44,34 +64,92 @@ class Handler(Protocol):
 class Codec(abc.ABC):
     """Turns bytes into calls of a :class:`Handler`, and frames into bytes. Pure: no I/O, no lock.
 
-    The parser keeps what a read cut off: nothing of a header, a whole small frame, or the bytes
-    of a DATA body still to come. A DATA body is never collected here, whatever its length.
+    The parser keeps what a read cut off: part of a header, a whole small frame, or the count of
+    the bytes of a body still to come. A DATA body is never collected here, whatever its length.
     """
 
     #: The largest body a DATA frame may have, in bytes.
     max_data: int
-    #: Whether a new stream's id must be higher than every one before it.
-    ordered_ids: bool
-    #: Whether a SYN always tells the stream's type.
+    #: Whether a new stream's id must be higher than every one before it, and a frame for an id
+    #: that was never opened is an error.
+    strict_ids: bool
+    #: Whether a stream has a type on this session.
     carries_types: bool
+    #: Whether the type is the first four bytes of the stream's data.
+    types_in_data: bool
     #: The ids that the first stream of a client and of a server get.
     first_id: tuple[int, int]
+    #: The type of the streams whose bytes are echoed as heartbeats, and whether this side must
+    #: open one to ask for a sign of life.
+    heartbeat_type: int | None
+    asks_by_stream: bool
+    #: Types from here on are not the application's.
+    reserved_types: int
 
-    @abc.abstractmethod
-    def __init__(self, handler: Handler) -> None: ...
+    def __init__(self, handler: Handler, *, typed: bool = False) -> None:
+        self._handler = handler
+        self._typed = typed
+        self._partial = bytearray()  # a header, or a whole short frame, that a read cut off
+        self._data_left = 0  # bytes of a DATA body still to come
+        self._skip_left = 0  # bytes of a body that nobody wants
 
-    @abc.abstractmethod
+    @property
+    def mid_frame(self) -> bool:
+        """Whether the bytes so far end inside a frame."""
+        return bool(self._partial or self._data_left or self._skip_left)
+
     def feed(self, data: memoryview) -> None:
         """Parse ``data``, the next bytes of the connection.
 
         Raises FrameSizeError or ProtocolError for bytes that no peer may send, and whatever the
         handler raises. Views handed to the handler are valid only during the call.
         """
+        pos, end = 0, len(data)
+        while pos < end:
+            if self._partial:
+                pos = self._complete(data, pos, end)
+            elif self._data_left:
+                stop = min(pos + self._data_left, end)
+                self._data_left -= stop - pos
+                self._handler.on_more(data[pos:stop], not self._data_left)
+                pos = stop
+            elif self._skip_left:
+                stop = min(pos + self._skip_left, end)
+                self._skip_left -= stop - pos
+                self._skipped(data[pos:stop])
+                pos = stop
+            else:
+                pos = self._frames(data, pos, end)
 
-    @property
+    def _complete(self, data: memoryview, pos: int, end: int) -> int:
+        """Go on with the frame that an earlier read began; returns where ``data`` goes on."""
+        partial = self._partial
+        for _ in range(2):  # the header first, which tells how much more is wanted
+            want = self._wanted(partial) - len(partial)
+            if want > 0:
+                stop = min(pos + want, end)
+                partial += data[pos:stop]
+                pos = stop
+        if len(partial) >= self._wanted(partial):
+            self._partial = bytearray()
+            with memoryview(bytes(partial)) as whole:
+                self._frames(whole, 0, len(whole))
+        return pos
+
     @abc.abstractmethod
-    def mid_frame(self) -> bool:
-        """Whether the bytes so far end inside a frame."""
+    def _wanted(self, partial: bytearray) -> int:
+        """How many bytes must be together before a frame that begins so can be handled."""
+
+    @abc.abstractmethod
+    def _frames(self, data: memoryview, pos: int, end: int) -> int:
+        """Handle frames from ``pos``, of which none is under way; returns where it stopped.
+
+        It stops at ``end``, what is cut off put into ``_partial`` or counted in ``_data_left``,
+        or behind a frame that leaves bytes to skip.
+        """
+
+    def _skipped(self, piece: memoryview) -> None:  # noqa: B027  a hook, not a duty
+        """These bytes of a body were not wanted."""
 
     @abc.abstractmethod
     def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
@@ -97,3 +175,7 @@ class Codec(abc.ABC):
 
         ``final`` promises that no frame follows.
         """
+
+    @abc.abstractmethod
+    def guess(self, data: bytes) -> str:
+        """What the first bytes of a peer look like, if not like this version; else ``""``."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import struct
 
 from muxado.errors import FrameSizeError, ProtocolError
-from muxado.wire.base import Codec, Handler
+from muxado.wire.base import MAX_DEBUG, Codec, Handler, guess_other
 
 __all__ = ["Version2"]
 
@@ -37,93 +37,50 @@ _RST_HEAD = 4 << 8 | _RST << 4
 _WNDINC_HEAD = 4 << 8 | _WNDINC << 4
 _DATA_HEAD = _DATA << 4
 
-# Debug bytes are for people; what a peer sends beyond this is dropped, not collected.
-_MAX_DEBUG = 4096
-
 
 class Version2(Codec):
     """The codec for ``version=2``."""
 
     max_data = 0xFFFFFF
-    ordered_ids = False
-    carries_types = False
+    strict_ids = False
     first_id = (3, 2)
+    asks_by_stream = False
+    reserved_types = 0xFFFFFFFF
 
-    def __init__(self, handler: Handler) -> None:
-        self._handler = handler
-        self._partial = bytearray()  # a header, or a whole short frame, that a read cut off
-        self._data_left = 0  # bytes of a DATA body still to come
-        self._skip_left = 0  # bytes of a body that nobody wants
+    def __init__(self, handler: Handler, *, typed: bool = False) -> None:
+        super().__init__(handler, typed=typed)
+        self.carries_types = self.types_in_data = typed
+        self.heartbeat_type = 0xFFFFFFFF if typed else None
 
-    @property
-    def mid_frame(self) -> bool:
-        return bool(self._partial or self._data_left or self._skip_left)
-
-    def feed(self, data: memoryview) -> None:
+    def _frames(self, data: memoryview, pos: int, end: int) -> int:
         # Budget: per whole DATA frame one unpack, one slice and one call of the handler.
         handler = self._handler
         on_data = handler.on_data
         unpack = _head.unpack_from
-        pos, end = 0, len(data)
-        while pos < end:
-            if self._partial:
-                pos = self._complete(data, pos, end)
+        while end - pos >= 8:
+            head, stream_id = unpack(data, pos)
+            if head & 0xF0 != _DATA_HEAD:
+                pos = self._control(data, pos, end)
+                if self._skip_left:
+                    return pos
                 continue
-            if self._data_left:
-                stop = min(pos + self._data_left, end)
-                self._data_left -= stop - pos
-                handler.on_more(data[pos:stop], not self._data_left)
-                pos = stop
-                continue
-            if self._skip_left:
-                stop = min(pos + self._skip_left, end)
-                self._skip_left -= stop - pos
-                pos = stop
-                continue
-            while end - pos >= 8:
-                head, stream_id = unpack(data, pos)
-                if head & 0xF0 != _DATA_HEAD:
-                    break
-                stream_id &= _ID
-                length = head >> 8
-                body = pos + 8
-                if not stream_id:
-                    raise ProtocolError("DATA on stream 0")
-                if head & _SYN:
-                    handler.on_syn(stream_id, 0, 0)
-                pos = body + length
-                if pos > end:
-                    self._data_left = pos - end
-                    on_data(stream_id, length, data[body:end], bool(head & _FIN))
-                    return
-                on_data(stream_id, length, data[body:pos], bool(head & _FIN))
-            else:
-                self._partial += data[pos:end]
-                return
-            pos = self._control(data, pos, end)
+            stream_id &= _ID
+            length = head >> 8
+            body = pos + 8
+            if not stream_id:
+                raise ProtocolError("DATA on stream 0")
+            if head & _SYN:
+                handler.on_syn(stream_id, 0, 0)
+            pos = body + length
+            if pos > end:
+                self._data_left = pos - end
+                on_data(stream_id, length, data[body:end], bool(head & _FIN))
+                return end
+            on_data(stream_id, length, data[body:pos], bool(head & _FIN))
+        self._partial += data[pos:end]
+        return end
 
-    def _complete(self, data: memoryview, pos: int, end: int) -> int:
-        """Go on with the frame that an earlier read began; returns where ``data`` goes on."""
-        partial = self._partial
-        for _ in range(2):  # the header first, which tells how much more is wanted
-            want = self._wanted(partial) - len(partial)
-            if want > 0:
-                stop = min(pos + want, end)
-                partial += data[pos:stop]
-                pos = stop
-        if len(partial) < self._wanted(partial):
-            return pos
-        self._partial = bytearray()
-        with memoryview(bytes(partial)) as whole:
-            if (whole[3] >> 4) == _DATA:
-                self.feed(whole)  # a header alone: what follows comes from `data`
-            else:
-                self._control(whole, 0, len(whole))
-        return pos
-
-    @staticmethod
-    def _wanted(partial: bytearray) -> int:
-        """How many bytes must be together before a frame that begins so can be handled."""
+    def _wanted(self, partial: bytearray) -> int:
         if len(partial) < 8:
             return 8
         head: int = _head.unpack_from(partial)[0]
@@ -131,7 +88,7 @@ class Version2(Codec):
         if kind in (_RST, _WNDINC) and length == 4:
             return 12
         if kind == _GOAWAY and length >= 8:
-            return 8 + min(length, 8 + _MAX_DEBUG)
+            return 8 + min(length, 8 + MAX_DEBUG)
         return 8
 
     def _control(self, data: memoryview, pos: int, end: int) -> int:
@@ -160,7 +117,7 @@ class Version2(Codec):
                 raise FrameSizeError(f"GOAWAY of {length} bytes, not 8 or more")
             if stream_id:
                 raise ProtocolError(f"GOAWAY on stream {stream_id}, not 0")
-            kept = min(length, 8 + _MAX_DEBUG)
+            kept = min(length, 8 + MAX_DEBUG)
             if body + kept > end:
                 self._partial += data[pos:end]
                 return end
@@ -178,6 +135,9 @@ class Version2(Codec):
     def syn(
         self, stream_id: int, length: int, *, fin: bool, priority: int, stream_type: int
     ) -> bytes:
+        if self._typed:
+            head = length + 4 << 8 | _DATA_HEAD | _SYN | fin
+            return _head_word.pack(head, stream_id, stream_type)
         return _head.pack(length << 8 | _DATA_HEAD | _SYN | fin, stream_id)
 
     def rst(self, stream_id: int, code: int) -> bytes:
@@ -192,3 +152,11 @@ class Version2(Codec):
         # Go's receiver swallows 8 bytes behind a GOAWAY; an empty frame of no known type is
         # exactly that long, and nothing to a receiver that counts right.
         return frame if final else frame + _head.pack(_PAD << 4, 0)
+
+    def guess(self, data: bytes) -> str:
+        if other := guess_other(data):
+            return other
+        # Version 1 begins with a SYN: two bytes of length, flags, type 1.
+        if len(data) >= 4 and data[3] == 1 and not data[0] and data[1] <= 8 and data[2] <= 7:
+            return "a version 1 peer"
+        return ""

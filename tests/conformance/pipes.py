@@ -285,6 +285,8 @@ def fill(end: End) -> int:
     only when it still is a while later. `end` is non-blocking afterwards.
     """
     end.setblocking(False)
+    # A Unix socket is its peer's buffer, so for it there is nothing to wait for.
+    settled = 0 if type(end) is socket.socket and end.family == socket.AF_UNIX else SETTLED
     chunk = bytes(32 * 1024)
     total = 0
     writable: list[End] = []
@@ -298,7 +300,7 @@ def fill(end: End) -> int:
         if total == before:
             assert not writable, "it polled writable and took no byte"
             return total
-        writable = select.select([], [end], [], SETTLED)[1]
+        writable = select.select([], [end], [], settled)[1]
 
 
 def read_exactly(end: End, size: int) -> bytes:

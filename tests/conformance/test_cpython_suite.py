@@ -27,6 +27,7 @@ NO_DESCRIPTOR = "a stream's descriptor is for polling; its bytes cannot be read 
 FLAG = "looks at O_NONBLOCK of what is a descriptor for polling"
 OWN_SOCKET = "makes a socket of its own and never looks at a stream"
 WAITS = "waits for a second; one class runs it, and test_makefile_waiting.py waits less"
+SLEEPS = "takes a second; the same is tested in less in"
 
 LEFT_OUT = {
     "BasicTCPTest.testFromFd": NO_DESCRIPTOR,
@@ -42,8 +43,10 @@ LEFT_OUT = {
     "NonBlockingTCPTests.testSetBlocking": FLAG,
     "NonBlockingTCPTests.testSetBlocking_overflow": FLAG,
     "NonBlockingTCPTests.testInitNonBlocking": OWN_SOCKET,
+    "TCPTimeoutTest.testTCPTimeout": f"{SLEEPS} test_accept.py",
     "TCPTimeoutTest.testInterruptedTimeout": "takes SIGALRM; see test_signals.py",
     "SendfileUsingSendTest.testNonRegularFile": "calls os.sendfile's private half of sendfile()",
+    "SendfileUsingSendTest.testWithTimeoutTriggeredSend": f"{SLEEPS} test_sendfile.py",
     "SendfileUsingSendTest.test_errors": OWN_SOCKET,
     "ContextManagersTest.testSocketClass": OWN_SOCKET,
     "NetworkConnectionAttributesTest.testSourceAddress": "a stream has no port of its own",

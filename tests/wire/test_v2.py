@@ -136,9 +136,9 @@ def test_split_in_three(whole: bytes, events: list[Event]) -> None:
 
 def test_mid_frame_tells_whether_bytes_are_missing() -> None:
     codec = v2(Recorder())
-    for whole, _ in CASES.values():
-        if len(whole) > 20:
-            continue  # of several frames
+    for name, (whole, _) in CASES.items():
+        if name == "several":
+            continue
         for position in range(1, len(whole)):
             codec.feed(memoryview(whole)[position - 1 : position])
             assert codec.mid_frame
