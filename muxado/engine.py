@@ -66,6 +66,8 @@ log = logging.getLogger("muxado")
 
 #: Seconds the reader thread stays away from the seat after waking somebody.
 _NAP = 0.005
+#: The same while others wait too, who have nobody else to look after them.
+_NAP_WATCHED = 0.001
 #: Naps that one leader sits through before the reader thread parks.
 _LONG = 20
 #: Seconds that a SYN or FIN waits for a frame to ride along with.
@@ -134,6 +136,7 @@ class Engine:
         self.name = f"{'client' if client else 'server'}-{next(_numbers)}"
         self._lock = threading.Lock()
         self.protocol = Protocol(config, client=client)  # guarded by _lock
+        self._scheduled = self.protocol.schedule.waiting  # guarded by _lock
         #: Why the session is over, once it is. Set once, under _lock.
         self.death: SessionEnd | None = None
         self._closing = False  # guarded by _lock: close() was called
@@ -159,6 +162,7 @@ class Engine:
         self._reading: object | None = None  # guarded by _lock: who sits, None if free
         self._leading: StreamState | None = None  # guarded by _lock: whose read() sat down last
         self._sittings = 0  # guarded by _lock: how often a caller sat down
+        self._woke = False  # guarded by _lock: the last dispatch woke somebody who reads
         self._pins = 0  # guarded by _lock: descriptors of fileno() in use
         self._reader_waiter = _new_waiter()
         self._reader_parked = False  # guarded by _lock
@@ -215,6 +219,7 @@ class Engine:
         *,
         reads: bool = False,
         sends: bool = False,
+        yielded: bool = False,
     ) -> bool:
         """Wait until ``ready()``, asked under the lock, is true; false past ``deadline``.
 
@@ -242,7 +247,7 @@ class Engine:
                     waiter.acquire(False)  # a wake-up from before this look is spent
                     leads = False
                     if reads:
-                        if self._reading is None and not self._pins:
+                        if self._reading is None and not self._pins and not yielded:
                             leads = True
                             self._willing.pop(waiter, None)
                             self._reading = waiter
@@ -253,8 +258,10 @@ class Engine:
                 if leads:
                     if self._lead(ready, deadline):
                         return True
+                    yielded = True
                 else:
                     waiter.acquire(True, _bounded(left))
+                    yielded = False
         finally:
             if waiter is not None:
                 with self._lock:
@@ -290,14 +297,8 @@ class Engine:
             self.transport.wake()
 
     def _pass_seat_locked(self) -> None:
-        """The rule: a free read seat and somebody who could take it never stay together."""
-        if self._reading is not None:
-            return
-        if self._pins or self.death is not None:
-            self._wake_locked(self._reader_waiter)
-        elif self._willing:
-            self._wake_locked(next(iter(self._willing)))
-        elif self._reader_parked:
+        """The rule: while somebody waits, a free read seat is watched over."""
+        if self._reading is None and (self._pins or self._reader_parked or self.death is not None):
             self._wake_locked(self._reader_waiter)
 
     # The read seat.
@@ -320,10 +321,12 @@ class Engine:
                     done = bool(ready())
                     leave = (
                         done
+                        or self._woke
                         or self._pins > 0
                         or (deadline is not None and time.monotonic() >= deadline)
                     )
                     if leave:
+                        self._woke = False
                         self._reading = None
                         self._pass_seat_locked()
             except BaseException as error:
@@ -339,6 +342,8 @@ class Engine:
         """One read into the buffer; ``None`` for nothing yet, -1 for a connection that failed."""
         try:
             count = self.transport.recv_into(self._read_buffer)
+        except (BlockingIOError, InterruptedError):
+            count = None
         except (OSError, ValueError) as error:
             self._eager = False
             with self._lock:
@@ -381,7 +386,9 @@ class Engine:
         pollers: list[Poller] | None = None
         if protocol.changed:
             for stream in protocol.changed:
-                self._wake_all_locked(stream.readers)
+                if stream.readers:
+                    self._woke = True
+                    self._wake_all_locked(stream.readers)
                 self._wake_all_locked(stream.writers)
                 if stream.poller is not None:
                     pollers = pollers or []
@@ -389,7 +396,9 @@ class Engine:
             protocol.changed.clear()
         if protocol.arrived:
             protocol.arrived = False
-            self._wake_all_locked(self._acceptors)
+            if self._acceptors:
+                self._woke = True
+                self._wake_all_locked(self._acceptors)
             if self.session_poller is not None:
                 pollers = pollers or []
                 pollers.append(self.session_poller)
@@ -420,7 +429,7 @@ class Engine:
             self._die_locked(ErrorCode.NO_ERROR, None, b"")
 
     def _read_loop(self) -> None:
-        """The reader thread: the read seat when no caller sits, then the connection's end."""
+        """The reader thread: watches over the read seat, then the connection's end."""
         me = self._reader_waiter
         used, naps = 0, 0
         try:
@@ -435,23 +444,31 @@ class Engine:
                         self._reader_parked, used, naps = False, -1, 0
                     pinned = bool(self._pins) or not self._inline
                     free = self._reading is None
-                    sit = free and (pinned or used == self._sittings)
+                    unused = used == self._sittings
+                    used = self._sittings
+                    sit = free and (pinned or (unused and not self._willing))
                     if sit:
                         self._reading = me
+                    elif pinned:
+                        self.transport.wake()  # the one who leads leaves, and wakes us
+                        pause = None
                     elif free:
                         naps = 0
-                    elif pinned:
-                        self.transport.wake()  # the one who leads leaves, and passes the seat
-                        pause = None
-                    elif used == self._sittings:
+                        if unused:
+                            self._wake_locked(next(iter(self._willing)))
+                        elif self._willing:
+                            pause = _NAP_WATCHED
+                    elif unused:
                         naps += 1
                         if naps >= _LONG:
                             self._reader_parked, pause = True, None
                     else:
                         naps = 0
-                    used = self._sittings
+                        if self._willing:
+                            pause = _NAP_WATCHED
                 if sit:
                     self._sit()
+                    pause = _NAP_WATCHED
                     with self._lock:
                         used = self._sittings
                         if self._pins or self.death is not None:
@@ -472,9 +489,9 @@ class Engine:
             with self._lock:
                 pollers = self._dispatch_locked(count)
                 leave = self.death is not None or (bool(self._willing) and not self._pins)
+                self._woke = False
                 if leave:
                     self._reading = None
-                    self._pass_seat_locked()
             self._follow_up(pollers)
             if leave:
                 return
@@ -499,7 +516,7 @@ class Engine:
                 if (
                     not self._writing
                     and not self._unsent
-                    and not protocol.schedule
+                    and not self._scheduled
                     and stream.write is None
                     and 0 < size <= stream.send.left
                     and size <= _FRAME_ALONE
@@ -771,8 +788,21 @@ class Engine:
         self._unsent[:0] = b"".join(buffers)
 
     def _leave_pen(self) -> None:
+        protocol = self.protocol
         with self._lock:
             self._writing = self._jammed = False
+            if not (
+                self._unsent
+                or self._scheduled
+                or protocol.urgent
+                or protocol.ending
+                or protocol.opening
+                or self._watchers
+                or self._starved
+                or self.death is not None
+                or self.transport.pending
+            ):
+                return  # nothing to pass on, as a rule
             self._pass_pen_locked()
             starved = None
             if self._starved and len(self._unsent) < _MAX_UNSENT:
@@ -957,10 +987,17 @@ class Engine:
             return bool(self.protocol.backlog)
 
     def read(
-        self, stream: StreamState, take: Callable[[], T], nothing: T, deadline: float | None
+        self,
+        stream: StreamState,
+        take: Callable[[], T],
+        nothing: T,
+        deadline: float | None,
+        *,
+        least: int = 1,
     ) -> T:
-        """Wait for bytes and return ``take()``, called under the lock; ``nothing`` at the end.
+        """Wait for ``least`` bytes and return ``take()``, called under the lock.
 
+        At the end of file that is what there is, and ``nothing`` where that is none.
         ``deadline`` is in seconds on the monotonic clock, ``None`` for never, 0 for not to wait
         at all (``BlockingIOError``); past it ``TimeoutError``.
         """
@@ -971,7 +1008,7 @@ class Engine:
 
         def attempt() -> bool:
             before = stream.buffered
-            if before and not stream.closed:
+            if before and not stream.closed and (before >= least or self._stopped(stream)):
                 taken.append(take())
                 stream.wrote = False
                 if stream.buffered != before:
@@ -1011,7 +1048,7 @@ class Engine:
             if deadline == 0:
                 raise os_error(errno.EAGAIN)
             assert stream.readers is not None
-            if not self._wait(stream.readers, attempt, deadline, reads=True):
+            if not self._wait(stream.readers, attempt, deadline, reads=True, yielded=seated):
                 raise TimeoutError("timed out")
         if stream.poller is not None:
             stream.poller.sync()

@@ -16,27 +16,28 @@ class Schedule(Generic[T]):
     Items must be hashable. Adding one that is in changes nothing but its priority.
     """
 
-    __slots__ = ("_levels", "_order", "_where")
+    __slots__ = ("_levels", "_order", "waiting")
 
     def __init__(self) -> None:
-        self._where: dict[T, int] = {}  # item -> the level it stands in
+        #: The items, each with its priority; to look at only.
+        self.waiting: dict[T, int] = {}
         self._levels: dict[int, dict[T, None]] = {}  # level -> its items, first come first
         self._order: list[int] = []  # heap of the negated levels; exactly the keys of _levels
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self.waiting)
 
     def __contains__(self, item: T) -> bool:
-        return item in self._where
+        return item in self.waiting
 
     def add(self, item: T, priority: int) -> None:
         """Put ``item`` at the end of its level."""
-        before = self._where.get(item)
+        before = self.waiting.get(item)
         if before == priority:
             return
         if before is not None:
             self.discard(item)
-        self._where[item] = priority
+        self.waiting[item] = priority
         level = self._levels.get(priority)
         if level is None:
             level = self._levels[priority] = {}
@@ -45,13 +46,13 @@ class Schedule(Generic[T]):
 
     def discard(self, item: T) -> None:
         """Take ``item`` out, if it is in."""
-        priority = self._where.pop(item, None)
+        priority = self.waiting.pop(item, None)
         if priority is not None:
             level = self._levels[priority]
             del level[item]
             # A level left empty stays until it comes up in pop(), which is cheaper than searching
             # the heap, unless they would become many.
-            if not level and len(self._order) > 2 * len(self._where) + 8:
+            if not level and len(self._order) > 2 * len(self.waiting) + 8:
                 self._levels = {number: items for number, items in self._levels.items() if items}
                 self._order = [-number for number in self._levels]
                 heapq.heapify(self._order)
@@ -64,7 +65,7 @@ class Schedule(Generic[T]):
             item = next(iter(level), None)
             if item is not None:
                 del level[item]
-                del self._where[item]
+                del self.waiting[item]
             if not level:
                 heapq.heappop(self._order)
                 del self._levels[priority]

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream", "check_int", "check_option", "check_timeout", "option"]
 
-_MSG_DONTWAIT = getattr(socket, "MSG_DONTWAIT", 0x40)
-_MSG_NOSIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
+# Plain ints: an operation on the enum's members costs more than all the rest of a send.
+_MSG_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0x40))
+_MSG_NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
+_MSG_PEEK, _MSG_WAITALL = int(socket.MSG_PEEK), int(socket.MSG_WAITALL)
 _SEND_FLAGS = _MSG_DONTWAIT | _MSG_NOSIGNAL
-_RECV_FLAGS = socket.MSG_PEEK | socket.MSG_WAITALL | _MSG_DONTWAIT | _MSG_NOSIGNAL
+_RECV_FLAGS = _MSG_PEEK | _MSG_WAITALL | _MSG_DONTWAIT | _MSG_NOSIGNAL
 
 # Written in Python against the methods of a socket, all of which a stream has.
 _makefile: Any = socket.socket.makefile
@@ -103,7 +105,7 @@ class Stream:
             self._engine.check_writable(self._state)
             return 0
         timeout = self._timeout
-        if timeout == 0 or flags & _MSG_DONTWAIT:
+        if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
             return self._engine.write_now(self._state, memoryview(view))
         deadline = None if timeout is None else time.monotonic() + timeout
         return self._engine.write(self._state, view, deadline, whole=False)
@@ -118,7 +120,7 @@ class Stream:
             self._engine.check_writable(self._state)
             return
         timeout = self._timeout
-        if timeout == 0 or flags & _MSG_DONTWAIT:
+        if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
             view = memoryview(view)
             while view:
                 view = view[self._engine.write_now(self._state, view) :]
@@ -214,9 +216,16 @@ class Stream:
         deadline = 0.0 if flags & _MSG_DONTWAIT else self._deadline()
         if not bufsize:
             return b""
-        if flags & socket.MSG_PEEK:
-            return engine.read(state, lambda: state.peek(bufsize), b"", deadline)
-        if not flags & socket.MSG_WAITALL:
+        if flags & _MSG_PEEK:
+            # A message larger than the window never lies here whole.
+            least = min(bufsize, state.receive.size) if flags & _MSG_WAITALL else 1
+            try:
+                return engine.read(state, lambda: state.peek(bufsize), b"", deadline, least=least)
+            except (TimeoutError, BlockingIOError):
+                if least == 1:
+                    raise
+            return engine.read(state, lambda: state.peek(bufsize), b"", 0.0)
+        if not flags & _MSG_WAITALL:
             return engine.read(state, lambda: state.take(bufsize), b"", deadline)
         # A whole message may be larger than the window, so it is taken as it comes.
         parts: list[bytes] = []

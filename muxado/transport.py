@@ -50,6 +50,8 @@ _IOV_MAX = 512 if sys.platform == "linux" else 16
 #: Bytes of TLS plaintext encrypted at a time, and the size of a read of ciphertext.
 _TLS_PART = 65536
 
+_POLLIN = int(getattr(select, "POLLIN", 1))
+
 #: Milliseconds; `poll` takes no more than fits an int.
 _FOREVER = 2**31 - 1
 
@@ -75,7 +77,10 @@ class Transport:
     pending = False
 
     def recv_into(self, into: memoryview) -> int | None:
-        """Read into ``into``; returns the count, 0 at the end, ``None`` if it would block."""
+        """Read into ``into``; returns the count, 0 at the end.
+
+        ``None`` or ``BlockingIOError`` when there is nothing yet.
+        """
         raise NotImplementedError
 
     def send(self, buffers: Sequence[Buffer]) -> int:
@@ -137,20 +142,24 @@ class Polled(Transport):
         self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
-        self._read_wait = _Wait(self._wakee.fileno(), sock.fileno(), writable=False)
-        self._write_wait = _Wait(None, sock.fileno(), writable=True)
+        fd = sock.fileno()
+        # One for each seat, since a poll object is for one thread at a time.
+        self._poll_read = _poll([fd, self._wakee.fileno()], [])
+        self._poll_write = _poll([], [fd])
+        self._only_readable = [(fd, _POLLIN)]
 
     def wait_readable(self, seconds: float | None) -> None:
-        if self._read_wait(seconds):
+        ready = self._poll_read(None if seconds is None else _milliseconds(seconds))
+        if ready != self._only_readable:
             with contextlib.suppress(BlockingIOError):
                 self._wakee.recv(64)
 
     def wait_writable(self, seconds: float | None) -> None:
-        self._write_wait(seconds)
+        self._poll_write(None if seconds is None else _milliseconds(seconds))
 
     def readable(self) -> bool:
         with contextlib.suppress(OSError, ValueError):
-            return _Wait(None, self._sock.fileno(), writable=False).ready()
+            return bool(_poll([self._sock.fileno()], [])(0))
         return False
 
     def wake(self) -> None:
@@ -195,11 +204,9 @@ class Polled(Transport):
 class Plain(Polled):
     """A stream socket as it is."""
 
-    def recv_into(self, into: memoryview) -> int | None:
-        try:
-            return self._sock.recv_into(into)
-        except (BlockingIOError, InterruptedError):
-            return None
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self.recv_into = sock.recv_into  # type: ignore[method-assign,assignment]
 
     def send(self, buffers: Sequence[Buffer]) -> int:
         try:
@@ -468,39 +475,27 @@ class Blocking(Transport):
         return _name(getattr(self._obj, "getpeername", None))
 
 
-class _Wait:
-    """Waits until one descriptor is ready or another one wakes it; one thread at a time."""
+def _milliseconds(seconds: float) -> int:
+    # Rounded up, so that a deadline less than a millisecond away is not waited for in a busy loop.
+    return min(int(seconds * 1000) + 1, _FOREVER)
 
-    def __init__(self, waker: int | None, fd: int, *, writable: bool) -> None:
-        self._waker, self._fd, self._writable = waker, fd, writable
-        self._poll: Callable[[int | None], list[tuple[int, int]]] | None = None
-        event = 0
-        if hasattr(select, "poll"):
-            poll = select.poll()
-            event = select.POLLOUT if writable else select.POLLIN
-            poll.register(fd, event)
-            if waker is not None:
-                poll.register(waker, select.POLLIN)
-            self._poll = poll.poll
-        self._usual = [(fd, event)]
 
-    def ready(self) -> bool:
-        """Whether the descriptor is ready now; for one without a waker."""
-        if self._poll is not None:
-            return bool(self._poll(0))
-        return any(select.select([self._fd], [], [], 0))
+def _poll(reads: list[int], writes: list[int]) -> Callable[[int | None], list[tuple[int, int]]]:
+    """The ``poll`` method of a poll object for these descriptors, or what does the same."""
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        for fd in reads:
+            poll.register(fd, _POLLIN)
+        for fd in writes:
+            poll.register(fd, select.POLLOUT)
+        return poll.poll
 
-    def __call__(self, seconds: float | None) -> bool:
-        """Whether it was woken."""
-        if self._poll is not None:
-            # Rounded up, so that a deadline less than a millisecond away is not waited for in
-            # a busy loop.
-            ready = self._poll(None if seconds is None else min(int(seconds * 1000) + 1, _FOREVER))
-            return ready != self._usual and any(fd == self._waker for fd, _ in ready)
-        wakers = [] if self._waker is None else [self._waker]
-        reads, writes = (wakers, [self._fd]) if self._writable else ([*wakers, self._fd], [])
-        readable, _, _ = select.select(reads, writes, [], seconds)
-        return self._waker in readable
+    def by_select(milliseconds: int | None) -> list[tuple[int, int]]:
+        seconds = None if milliseconds is None else milliseconds / 1000
+        readable, writable, _ = select.select(reads, writes, [], seconds)
+        return [(fd, _POLLIN) for fd in [*readable, *writable]]
+
+    return by_select
 
 
 def wrap(sock: Any) -> Transport:
