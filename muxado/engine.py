@@ -79,7 +79,7 @@ _BROKEN = 1.0
 #: Bytes read at a time; a read of `_EAGER` or more is followed by another without a wait.
 _READ = 262144
 _EAGER = 16384
-#: Bytes of one frame while other streams have something to send, and while none has.
+#: Bytes of one frame at most, where the version of the wire allows as many.
 _FRAME_SHARED = 16384
 _FRAME_ALONE = 131072
 #: A payload of so many bytes or less is joined to its header; more are left where they are.
@@ -134,8 +134,13 @@ class Engine:
         self.transport = transport
         self.config = config
         self.name = f"{'client' if client else 'server'}-{next(_numbers)}"
-        self._lock = threading.Lock()
+        # Reentrant only so that a signal handler or a finalizer which meets its own thread inside
+        # does not lock it up: see _check_reentry() and close_stream().
+        self._lock = threading.RLock()
         self.protocol = Protocol(config, client=client)  # guarded by _lock
+        #: Bytes of one frame while other streams have something to send, and while none has.
+        self._frame_shared = min(_FRAME_SHARED, self.protocol.codec.max_data)
+        self._frame_alone = min(_FRAME_ALONE, self.protocol.codec.max_data)
         self._scheduled = self.protocol.schedule.waiting  # guarded by _lock
         #: Why the session is over, once it is. Set once, under _lock.
         self.death: SessionEnd | None = None
@@ -167,7 +172,9 @@ class Engine:
         self._reader_waiter = _new_waiter()
         self._reader_parked = False  # guarded by _lock
         self._read_buffer = memoryview(bytearray(_READ))  # the seat's
-        self._eager = False  # the seat's: the last read was large, more is likely there
+        #: The seat's: read before waiting. More is likely there after a large read, and at first,
+        #: since a TLS handshake may have read what came behind it.
+        self._eager = True
 
         # The write seat.
         self._writing = False  # guarded by _lock: somebody sits
@@ -230,6 +237,8 @@ class Engine:
         """
         waiter: threading.Lock | None = None
         reads = reads and self._inline
+        if self._inside():
+            raise RuntimeError("a signal handler would wait for the thread that it interrupted")
         try:
             while True:
                 with self._lock:
@@ -278,12 +287,19 @@ class Engine:
                         self._senders.pop(waiter, None)
                         self._pass_pen_locked()
 
+    def _inside(self) -> bool:
+        """Whether this very thread is in a critical section: we are in a handler or finalizer."""
+        return self._lock._is_owned() or self.transport.inside()  # type: ignore[attr-defined]
+
     def _wake_locked(self, waiter: threading.Lock) -> None:
         """Wake ``waiter`` from its sleep, or from the connection if it leads."""
         if waiter is self._reading:
             self.transport.wake()
         elif waiter.locked():
-            waiter.release()
+            try:
+                waiter.release()
+            except RuntimeError:
+                pass  # drop() was first
 
     def _wake_all_locked(self, crowd: list[threading.Lock] | None) -> None:
         if crowd:
@@ -354,8 +370,6 @@ class Engine:
 
     def _dispatch_locked(self, count: int | None) -> list[Poller] | None:
         """Give what was read to its streams and wake whom it concerns."""
-        if self._dropped or self._abandoned:
-            self._collect_locked()
         if self.death is not None or count is None or count < 0:
             return None
         protocol = self.protocol
@@ -414,7 +428,7 @@ class Engine:
         if self.protocol.urgent or self.transport.pending:
             self.push()
 
-    def _collect_locked(self) -> None:
+    def _collect_locked(self) -> list[Poller] | None:
         """Finish for streams, or the session, that the application dropped without a word."""
         while self._dropped:
             try:
@@ -423,10 +437,14 @@ class Engine:
                 break
             if self.death is None:
                 self.protocol.close(stream)
+                self.protocol.urgent = True
             stream.closed = True
             self._unpin_locked(stream)
+            self._wake_all_locked(stream.readers)
+            self._wake_all_locked(stream.writers)
         if self._abandoned:
             self._die_locked(ErrorCode.NO_ERROR, None, b"")
+        return self._announce_locked()
 
     def _read_loop(self) -> None:
         """The reader thread: watches over the read seat, then the connection's end."""
@@ -451,7 +469,7 @@ class Engine:
                         self._reading = me
                     elif pinned:
                         self.transport.wake()  # the one who leads leaves, and wakes us
-                        pause = None
+                        self._reader_parked, pause = True, None
                     elif free:
                         naps = 0
                         if unused:
@@ -519,7 +537,7 @@ class Engine:
                     and not self._scheduled
                     and stream.write is None
                     and 0 < size <= stream.send.left
-                    and size <= _FRAME_ALONE
+                    and size <= self._frame_alone
                     and self._inline
                     and stream.failure is None
                     and not stream.fin_out
@@ -559,7 +577,9 @@ class Engine:
         size = len(data)
         protocol = self.protocol
         with self._lock:
-            crowd = stream.writers = stream.writers or []
+            if stream.writers is None:
+                stream.writers = []
+            crowd = stream.writers
 
         def over() -> bool:
             return (
@@ -584,10 +604,13 @@ class Engine:
             while True:
                 seated = False
                 with self._lock:
-                    if write.sent == size or (write.sent and not whole):
-                        return write.sent
-                    self._check_writable_locked(stream)
-                    if deadline is not None and time.monotonic() >= deadline:
+                    late = deadline is not None and time.monotonic() >= deadline
+                    if over() or late:
+                        # From here on nobody sends more of it: what is reported is what went.
+                        self._withdraw_locked(stream, write)
+                        if write.sent == size or (write.sent and not whole):
+                            return write.sent
+                        self._check_writable_locked(stream)
                         raise TimeoutError("timed out")
                     broken = self._broken is not None
                     if stream.write is None:
@@ -611,16 +634,21 @@ class Engine:
                     self._wait(crowd, turn, deadline, sends=mine)
         finally:
             with self._lock:
-                if stream.write is write:
-                    stream.write = None
-                    protocol.schedule.discard(stream)
+                self._withdraw_locked(stream, write)
                 self._wake_all_locked(crowd)
+            if stream.poller is not None:
+                stream.poller.sync()
+
+    def _withdraw_locked(self, stream: StreamState, write: Write) -> None:
+        if stream.write is write:
+            stream.write = None
+            self.protocol.schedule.discard(stream)
 
     def write_now(self, stream: StreamState, data: memoryview) -> int:
         """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
         with self._lock:
             self._check_writable_locked(stream)
-            size = min(len(data), stream.send.left, _FRAME_ALONE)
+            size = min(len(data), stream.send.left, self._frame_alone)
             if size <= 0 or stream.write is not None or len(self._unsent) >= _MAX_UNSENT:
                 size = 0
                 self._starved[stream] = None
@@ -641,16 +669,12 @@ class Engine:
     def writable(self, stream: StreamState) -> bool:
         """Whether a non-blocking send would be told something other than to wait."""
         with self._lock:
-            return bool(
-                self.death is not None
-                or stream.failure is not None
-                or stream.fin_out
-                or (
-                    stream.send.left > 0
-                    and stream.write is None
-                    and len(self._unsent) < _MAX_UNSENT
-                )
-            )
+            if self.death is not None or stream.failure is not None or stream.fin_out:
+                return True
+            room = stream.write is None and len(self._unsent) < _MAX_UNSENT
+            if not room:
+                self._starved[stream] = None
+            return room and stream.send.left > 0
 
     def push(self, *, always: bool = False) -> None:
         """Send what is owed if that needs no waiting; else leave it to who writes next."""
@@ -699,7 +723,10 @@ class Engine:
             self._leave_pen()
 
     def _batch_locked(self, write: Write | None) -> list[Buffer]:
-        """The best next frames, what was left over first. They count as sent."""
+        """The best next frames, what was left over first. They count as sent.
+
+        Without ``write`` only what no caller waits to send: callers send their data themselves.
+        """
         protocol = self.protocol
         schedule = protocol.schedule
         try:
@@ -708,12 +735,13 @@ class Engine:
             if self._unsent:
                 buffers.append(self._unsent)
                 self._unsent = bytearray()
-            if protocol.owing():
+            if protocol.urgent or protocol.owing():
                 control = protocol.control_frames(opening=write is None)
                 if control:
                     buffers.append(control)
-            while schedule and size < _BATCH:
-                limit = _FRAME_SHARED if len(schedule) > 1 else _FRAME_ALONE
+            data = write is not None or not self._inline
+            while data and schedule and size < _BATCH:
+                limit = self._frame_shared if len(schedule) > 1 else self._frame_alone
                 stream = schedule.pop()
                 waiting: Write = stream.write
                 start = waiting.sent
@@ -750,9 +778,8 @@ class Engine:
                     _advance(buffers, sent)
                 left = None if deadline is None else deadline - time.monotonic()
                 with self._lock:
-                    if self.death is not None:
-                        return False
-                    if left is not None and left <= 0:
+                    if self.death is not None or (left is not None and left <= 0):
+                        # Even then: the last words must not stand in the middle of a frame.
                         self._put_off_locked(buffers)
                         return False
                     self._jammed = True
@@ -859,10 +886,13 @@ class Engine:
             while True:
                 seated = silent = False
                 pause: float | None = None
+                pollers: list[Poller] | None = None
                 with self._lock:
+                    me.acquire(False)
+                    if self._dropped or self._abandoned:
+                        pollers = self._collect_locked()
                     if self.death is not None:
                         break
-                    me.acquire(False)
                     self._writer_parked = False
                     protocol = self.protocol
                     beat = self._heartbeat_locked()
@@ -891,6 +921,8 @@ class Engine:
                         self._writer_parked = True
                     if beat is not None:
                         pause = beat if pause is None else min(pause, beat)
+                for poller in pollers or ():
+                    poller.sync()
                 if silent:
                     self._judge_silence()
                 elif seated:
@@ -1110,6 +1142,9 @@ class Engine:
 
     def close_stream(self, stream: StreamState) -> None:
         """The application lets go of it."""
+        if self._inside():
+            self.drop(stream)
+            return
         with self._lock:
             stream.write, write = None, stream.write
             if write is not None:
@@ -1119,6 +1154,7 @@ class Engine:
                 if self.protocol.ending:
                     self._give_ride_locked()
             stream.closed = True
+            self._unpin_locked(stream)
             self._starved.pop(stream, None)
             self._wake_readers_locked(stream)
             self._wake_all_locked(stream.writers)
@@ -1142,9 +1178,21 @@ class Engine:
                 self.protocol.schedule.add(stream, priority)
 
     def drop(self, stream: StreamState) -> None:
-        """A finalizer's close: takes no lock, waits for nothing."""
+        """A finalizer's close: takes no lock, waits for nothing, does no I/O."""
         self._dropped.append(stream)
-        self.transport.wake()
+        self._rouse()
+
+    def abandon(self) -> None:
+        """A finalizer's close of the session."""
+        self._abandoned = True
+        self._rouse()
+
+    def _rouse(self) -> None:
+        """Wake the writer thread, without the lock that others wake it under."""
+        try:
+            self._writer_waiter.release()
+        except RuntimeError:
+            pass  # it is awake, and looks before it sleeps
 
     def pin(self, stream: StreamState | None, poller: P) -> P:
         """A descriptor is polled for ``stream`` (or the session): keep reading for it.
@@ -1167,11 +1215,6 @@ class Engine:
                 self.transport.wake()
         self.push()
         return poller
-
-    def unpin(self, stream: StreamState | None) -> None:
-        """The descriptor is given back."""
-        with self._lock:
-            self._unpin_locked(stream)
 
     def _unpin_locked(self, stream: StreamState | None) -> None:
         if stream is None:
@@ -1212,6 +1255,9 @@ class Engine:
 
     def close(self) -> None:
         """Flush what was written, say GOAWAY, close the connection."""
+        if self._inside():
+            self.abandon()
+            return
         deadline = time.monotonic() + self.config.linger
         with self._lock:
             first = not self._closing
@@ -1225,15 +1271,22 @@ class Engine:
             if self.session_poller is not None:
                 pollers = [*(pollers or ()), self.session_poller]
         self._follow_up(pollers)
-        if first:
-            self._wait(self._watchers, self._flushed_locked, deadline)
-            self._die(ErrorCode.NO_ERROR, None, b"")
+        try:
+            if first:
+                self._wait(self._watchers, self._flushed_locked, deadline)
+        finally:
+            if first:
+                self._die(ErrorCode.NO_ERROR, None, b"")
         self._await_end(deadline)
 
     def kill(self) -> None:
         """Close the connection now."""
+        self._silent = True
+        if self._inside():
+            self.abandon()
+            return
         with self._lock:
-            self._closing = self._silent = True
+            self._closing = True
             self._die_locked(ErrorCode.SESSION_CLOSED, None, b"")
         self.transport.shutdown()
         self._await_end(time.monotonic())
@@ -1242,7 +1295,10 @@ class Engine:
         """Wait, not for ever, until the threads are gone and the descriptor is given back."""
         if threading.current_thread() in (self._reader, self._writer):
             return
-        self._over.wait(max(0.0, deadline - time.monotonic()) + _JOIN)
+        left = max(0.0, deadline - time.monotonic())
+        if not self._inline and not self._over.wait(left + _BROKEN):
+            self.transport.shutdown()  # one of the threads is blocked in the user's object
+        self._over.wait(left + _JOIN)
         for thread in (self._writer, self._reader):
             thread.join(_JOIN if self._over.is_set() else 0)
 
@@ -1361,7 +1417,7 @@ class Engine:
             for poller in pollers:
                 poller.sync()
             log.debug("%s: the session is over: %s", self.name, self.death)
-            self._last_words.wait()
+            self._last_words.wait(None if self._inline else self.config.linger)
             if self._inline and not self._silent:
                 self._see_off()
         finally:
@@ -1404,11 +1460,6 @@ class Engine:
             poller.sync()
         return poller.fileno()
 
-    def abandon(self) -> None:
-        """A finalizer's close of the session: takes no lock, waits for nothing."""
-        self._abandoned = True
-        self.transport.wake()
-
     def blocked(self) -> int:
         """How many callers wait in calls of this session now."""
         with self._lock:
@@ -1448,7 +1499,7 @@ class Engine:
 
     def forget_after_fork(self) -> None:
         """In the child of a fork: this session is the parent's; be dead, and touch nothing."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._silent = self._closing = True
         self._waiters, self._willing, self._reading = {}, {}, None
         if self.death is None:

@@ -123,6 +123,7 @@ class Listener:
     ) -> None:
         self._config = Config.of(config, options)
         self._context = context
+        self._pid = os.getpid()
         self._sock = sock
         self._name = sock.getsockname()
         self._timeout = sock.gettimeout()
@@ -171,6 +172,9 @@ class Listener:
             first, self._closed = not self._closed, True
             self._arrived.notify_all()
             readiness, self._readiness = self._readiness, None
+        if os.getpid() != self._pid:  # a fork's copy: the thread is the parent's
+            self._release(unlink=False)
+            return
         if first:
             with contextlib.suppress(OSError):  # it has ended by itself
                 self._waker.send(b"\0")
@@ -358,10 +362,10 @@ class Listener:
         elif readiness is not None:
             readiness.sync()
 
-    def _release(self) -> None:
+    def _release(self, *, unlink: bool = True) -> None:
         for sock in (self._sock, self._waker, self._wakee):
             sock.close()
-        if self._path is not None:
+        if unlink and self._path is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
 

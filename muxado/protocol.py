@@ -286,7 +286,7 @@ class Protocol:
         self.goaway: tuple[int, int, bytes] | None = None
         #: Streams somebody may wait for, changed since the engine last looked.
         self.changed: list[StreamState] = []
-        #: The backlog grew.
+        #: The backlog has changed.
         self.arrived = False
         #: Streams of the peer whose type has not come whole, with what came of it.
         self._untyped: dict[StreamState, bytearray] = {}
@@ -815,4 +815,5 @@ class Protocol:
         self._untyped.pop(stream, None)
         if not stream.local:
             self.peer_streams -= 1
-            self.backlog.pop(stream.id, None)
+            if self.backlog.pop(stream.id, None) is not None:
+                self.arrived = True  # or rather left: who polls for it must look again

@@ -31,7 +31,7 @@ class Readiness:
     def __init__(self, readable: Callable[[], bool], writable: Callable[[], bool] | None) -> None:
         self._is_readable = readable
         self._is_writable = writable
-        self._lock = threading.Lock()  # taken before the session's lock, never after
+        self._lock = threading.RLock()  # taken before the session's lock, never after
         self._outer, self._inner = (_End(fileno=end.detach()) for end in socket.socketpair())
         for end in (self._outer, self._inner):
             end.setblocking(False)
@@ -47,16 +47,17 @@ class Readiness:
 
     def sync(self) -> None:
         """Bring the descriptor up to date. Never blocks for long, and not under other locks."""
-        with self._lock:
+        # OSError: a finalizer that ran in the middle has closed it.
+        with self._lock, contextlib.suppress(OSError):
             if not self._open:
                 return
             readable = self._is_readable()
+            stuffed = self._is_writable is not None and not self._is_writable()
             if readable and not self._readable:
                 self._inner.send(b"\0")
             elif self._readable and not readable:
                 self._outer.recv(1)
             self._readable = readable
-            stuffed = self._is_writable is not None and not self._is_writable()
             with contextlib.suppress(BlockingIOError):
                 if stuffed and not self._stuffed:
                     while True:

@@ -214,10 +214,10 @@ class Session:
         engine = getattr(self, "_engine", None)
         if engine is None or self._closed:
             return
+        engine.abandon()
         if engine.death is None:
             text = f"unclosed session {engine.name}"  # its repr would take the lock
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
-        engine.abandon()
 
     # What makes it a listening socket.
 

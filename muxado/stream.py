@@ -266,7 +266,6 @@ class Stream:
         if not self._state.closed:
             self._engine.close_stream(self._state)
         if readiness is not None:
-            self._engine.unpin(self._state)
             readiness.close()
 
     def _decref_socketios(self) -> None:  # socket.SocketIO calls it when it is closed
@@ -296,9 +295,9 @@ class Stream:
         state = getattr(self, "_state", None)
         if state is None or state.closed:
             return
+        self._engine.drop(state)
         if not self._closed and self._engine.death is None:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-        self._engine.drop(state)
 
     def makefile(
         self,

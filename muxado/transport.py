@@ -102,6 +102,10 @@ class Transport:
     def wake(self) -> None:
         """Make :meth:`wait_readable` return, in whichever thread it is or will be next."""
 
+    def inside(self) -> bool:
+        """Whether this thread is inside a lock of the transport's: in a finalizer, that is."""
+        return False
+
     def finish(self) -> None:
         """Say that nothing more will be written."""
 
@@ -235,7 +239,7 @@ class Secure(Polled):
         server_hostname: str | None = None,
     ) -> None:
         super().__init__(sock)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._incoming = ssl.MemoryBIO()  # guarded by _lock
         self._outgoing = ssl.MemoryBIO()  # guarded by _lock
         self._tls = context.wrap_bio(  # guarded by _lock
@@ -256,6 +260,9 @@ class Secure(Polled):
     @property
     def pending(self) -> bool:  # type: ignore[override]
         return bool(self._tail) or bool(self._outgoing.pending)
+
+    def inside(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     def step(self) -> str:
         """Go on with the handshake: ``""`` when done, else what it waits for, ``r`` or ``w``."""
@@ -372,12 +379,15 @@ class Locked(Polled):
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
         self._tls = sock
-        self._lock = threading.Lock()  # around each call of _tls
+        self._lock = threading.RLock()  # around each call of _tls
         self._retry: bytes | None = None  # the writer's: OpenSSL wants the same bytes again
 
     @property
     def pending(self) -> bool:  # type: ignore[override]
         return self._retry is not None
+
+    def inside(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     def recv_into(self, into: memoryview) -> int | None:
         with self._lock:
