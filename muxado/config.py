@@ -27,13 +27,23 @@ VERSIONS = {
 }
 
 
+class _Own:
+    """Stands for what the version of the wire has as its own."""
+
+    def __repr__(self) -> str:
+        return "the version's own"
+
+
+_OWN: Any = _Own()
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The options of a session; every one has a default.
 
     Both ends must agree on ``version``, ``typed`` and ``window``: the wire does not carry them.
-    A field left at ``None`` that has a default of the wire's version takes it (the heartbeat is
-    turned off by ``heartbeat_interval=None`` given by name).
+    ``heartbeat_interval``, ``heartbeat_tolerance`` and ``window`` are the version's own unless
+    given.
     """
 
     #: Wire format: 2 (what ngrok's Go and Rust peers speak today) or 1 (the first muxado).
@@ -41,15 +51,15 @@ class Config:
     #: Version 2 only: every stream starts with its 4-byte type.
     typed: bool = False
     #: Seconds between heartbeats; ``None`` turns them off.
-    heartbeat_interval: float | None = dataclasses.field(default=-1.0)
+    heartbeat_interval: float | None = _OWN
     #: Seconds of silence after an unanswered heartbeat before the session ends.
-    heartbeat_tolerance: float = dataclasses.field(default=-1.0)
+    heartbeat_tolerance: float = _OWN
     #: Streams waiting for ``accept()``; one more is reset with ACCEPT_QUEUE_FULL.
     accept_backlog: int = 128
     #: Streams the peer may have open at once.
     max_streams: int = 10_000
     #: Bytes of receive window a stream starts with; the peer must assume the same.
-    window: int = 0
+    window: int = _OWN
     #: Bytes that auto-tuning may grow a stream's receive window to.
     max_window: int = 16 * 2**20
     #: Bytes received and unread over all streams; growth of windows stops before it.
@@ -58,17 +68,18 @@ class Config:
     linger: float = 5.0
 
     def __post_init__(self) -> None:
+        _check_count("version", self.version, 1)
         facts = VERSIONS.get(self.version)
         if facts is None:
             raise ValueError(f"version must be 1 or 2, not {self.version!r}")
         if self.typed and not facts.may_be_typed:
             raise ValueError(f"typed is not an option of version {self.version}")
         # A frozen dataclass resolves its defaults through object.__setattr__.
-        if self.heartbeat_interval == -1.0:
+        if self.heartbeat_interval is _OWN:
             object.__setattr__(self, "heartbeat_interval", facts.heartbeat_interval)
-        if self.heartbeat_tolerance == -1.0:
+        if self.heartbeat_tolerance is _OWN:
             object.__setattr__(self, "heartbeat_tolerance", facts.heartbeat_tolerance)
-        if self.window == 0:
+        if self.window is _OWN:
             object.__setattr__(self, "window", facts.window)
         _check_seconds("heartbeat_interval", self.heartbeat_interval, positive=True)
         _check_seconds("heartbeat_tolerance", self.heartbeat_tolerance, positive=True)
@@ -86,7 +97,15 @@ class Config:
             return cls(**options)
         if not isinstance(config, Config):
             raise TypeError(f"config must be a muxado.Config, not {type(config).__name__}")
-        return dataclasses.replace(config, **options) if options else config
+        if not options:
+            return config
+        if options.get("version", config.version) != config.version:
+            # What was the one version's own becomes the other's.
+            own = VERSIONS[config.version]
+            for name in ("heartbeat_interval", "heartbeat_tolerance", "window"):
+                if getattr(config, name) == getattr(own, name):
+                    options = {name: _OWN, **options}
+        return dataclasses.replace(config, **options)
 
 
 def _check_seconds(name: str, value: float | None, *, positive: bool) -> None:

@@ -66,13 +66,14 @@ class Error(OSError):
 
     _errno = errno.EPROTO
     _code = ErrorCode.ERROR_UNKNOWN
+    _retryable = False
 
     def __init__(
-        self, message: str = "", *, code: int | None = None, retryable: bool = False
+        self, message: str = "", *, code: int | None = None, retryable: bool | None = None
     ) -> None:
         super().__init__(self._errno, message or type(self).__name__)
         self.code = self._code if code is None else ErrorCode.of(code)
-        self.retryable = retryable
+        self.retryable = self._retryable if retryable is None else retryable
 
     def __reduce__(self) -> tuple[object, ...]:
         # OSError would call the class with (errno, message), which is not our signature.
@@ -99,6 +100,7 @@ class StreamRefused(Error, ConnectionRefusedError):
 
     _errno = errno.ECONNREFUSED
     _code = ErrorCode.STREAM_REFUSED
+    _retryable = True
 
 
 class RemoteGoneAway(Error, ConnectionRefusedError):
@@ -106,6 +108,7 @@ class RemoteGoneAway(Error, ConnectionRefusedError):
 
     _errno = errno.ECONNREFUSED
     _code = ErrorCode.REMOTE_GONE_AWAY
+    _retryable = True
 
 
 class HeartbeatTimeout(SessionClosed, TimeoutError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -11,7 +12,7 @@ from typing import NoReturn
 import pytest
 
 from ..conformance.certificate import Certificate
-from ..conformance.crew import Crew
+from ..conformance.crew import GUARD, Crew
 from ..support import Sessions
 from .go_peer import KINDS, Go, Kind, Link, NotInstalledError, build
 
@@ -38,9 +39,12 @@ def go(
     go_program: Path, certificate: Certificate, crew: Crew, sessions: Sessions
 ) -> Iterator[Go]:
     """Runs the Go program; what the test leaves running is killed."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(GUARD)  # sessions and streams take it over: nothing waits for ever
     go = Go(go_program, certificate, crew, sessions)
     yield go
     go.end()
+    socket.setdefaulttimeout(before)
 
 
 @pytest.fixture(params=KINDS, ids=str)

@@ -159,7 +159,6 @@ class Go:
         link = (self._accept if kind.client else self._dial)(kind.tls, arguments, options)
         session, _ = link
         self._sessions.keep(session)
-        session.settimeout(GUARD)
         return link
 
     def _accept(self, tls: bool, arguments: tuple[object, ...], options: dict[str, Any]) -> Link:
@@ -171,7 +170,6 @@ class Go:
         else:
             listener = muxado.listen(here, version=1, **options)
         with listener:
-            listener.settimeout(GUARD)
             host, port = listener.getsockname()
             peer = self.start("-dial", f"{host}:{port}", *arguments)
             session, _ = listener.accept()
