@@ -1335,7 +1335,7 @@ class Engine:
         code = ErrorCode.of(number)
         text = f"the peer ended the session: {code.name}"
         text += f" ({debug.decode('utf-8', 'replace')})" if debug else ""
-        error = RemoteGoneAway(text, code=code, retryable=False) if code else None
+        error = RemoteGoneAway(text, code=code) if code else None
         self._die_locked(code, error, debug)
 
     def _connection_failed_locked(self, error: OSError | ValueError) -> None:

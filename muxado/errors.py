@@ -108,7 +108,6 @@ class RemoteGoneAway(Error, ConnectionRefusedError):
 
     _errno = errno.ECONNREFUSED
     _code = ErrorCode.REMOTE_GONE_AWAY
-    _retryable = True
 
 
 class HeartbeatTimeout(SessionClosed, TimeoutError):

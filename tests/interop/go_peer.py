@@ -21,8 +21,8 @@ Event = dict[str, Any]
 
 SOURCE = Path(__file__).parent / "go_v1"
 PACKAGE = "github.com/inconshreveable/muxado"
-#: What the original puts in its frames, and we map.
-INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 2, 6, 7
+#: Some of the error codes of version 1, as Go reports them.
+NO_ERROR, INTERNAL_ERROR, REFUSED_STREAM, CANCEL = 0, 2, 6, 7
 
 
 class NotInstalledError(Exception):

@@ -28,13 +28,13 @@ def report(event: str, **values: Any) -> None:
         sys.stdout.flush()
 
 
-async def run(server: str, ca_file: str, upstream: str) -> None:
+async def run(server: str, ca: bytes, upstream: str) -> None:
     ngrok: Any = importlib.import_module("ngrok")
     builder = (
         ngrok.SessionBuilder()
         .authtoken("test")
         .server_addr(server)
-        .ca_cert(bytearray(Path(ca_file).read_bytes()))
+        .ca_cert(bytearray(ca))
         .heartbeat_interval(HEARTBEAT_INTERVAL)
         .heartbeat_tolerance(HEARTBEAT_TOLERANCE)
         .handle_heartbeat(lambda latency: report("heartbeat", milliseconds=latency))
@@ -52,4 +52,5 @@ async def run(server: str, ca_file: str, upstream: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(run(*sys.argv[1:]))
+    address, ca_file, url = sys.argv[1:]
+    asyncio.run(run(address, Path(ca_file).read_bytes(), url))

@@ -9,10 +9,10 @@ import pytest
 import muxado
 from muxado import ErrorCode
 
-from ..conformance.crew import Crew
-from ..support import waiting
-from .go_peer import INTERNAL_ERROR, KINDS, NO_ERROR, Event, Go
-from .streams import Linker, echo, exchange
+from ..conformance.crew import GUARD, Crew
+from ..support import until, waiting
+from .go_peer import CANCEL, INTERNAL_ERROR, KINDS, NO_ERROR, REFUSED_STREAM, Event, Go
+from .streams import WINDOW, Linker, close, echo
 
 #: What Go calls the end of a connection: TLS without and with close_notify, and TCP with bytes
 #: that nobody read.
@@ -31,15 +31,18 @@ def assert_cut_off(end: Event, debug: str = "") -> None:
 
 
 def test_we_close(link: Linker) -> None:
-    """Every call of Go's that waits is told, and so is who was never accepted."""
-    session, go = link("open", 1, 4, 0, 0, "wait", "open", 1, 4, 0, 0)
-    with session.open() as ours, session.accept()[0] as theirs:
+    session, go = link("open", 1, 4, 1, 0, "wait", "open", 1, 4, 2, 0)
+    with session.open() as ours, session.accept()[0]:
         round_trip(ours)
-        assert theirs.recv(4, socket.MSG_PEEK | socket.MSG_WAITALL)
         go.go_on()
-        assert go.stepped("open") == ""
-        session.fileno()
-    assert True
+        until(lambda: session.stats().backlog == 1)
+        session.close()
+    assert session.wait() == (ErrorCode.NO_ERROR, None, b"")
+    assert_cut_off(go.event("end"))
+    assert go.event("served")["error"] == "Session closed"
+    errors = {stream["type"]: stream["error"] for stream in go.events("stream", 2)}
+    # The second was never accepted.
+    assert errors == {1: "Session closed", 2: "Stream reset by peer with error 6"}
 
 
 def test_we_kill(link: Linker) -> None:
@@ -84,3 +87,61 @@ def test_go_kills(link: Linker) -> None:
     assert end.code == ErrorCode.PEER_EOF
     assert isinstance(end.error, ConnectionResetError)
     assert go.event("end")["code"] == INTERNAL_ERROR
+
+
+def test_we_go_away(link: Linker) -> None:
+    session, go = link("wait", "open", 1, 4, 0, 0, "close")
+    with session.open() as stream:
+        round_trip(stream)
+        session.go_away(ErrorCode.INTERNAL_ERROR, b"we are moving")
+        round_trip(stream)  # what is under way goes on; and Go has read the GOAWAY
+        with pytest.raises(muxado.SessionClosed):
+            session.open()
+        go.go_on()
+        refused = go.event("stream")
+        assert refused["error"] == "Failed to create stream, remote has gone away."
+        assert session.wait() == (ErrorCode.NO_ERROR, None, b"")
+    end = go.event("end")  # Go tells the debug bytes of the GOAWAY, and forgets its code
+    assert (end["code"], end["error"]) == (NO_ERROR, "Session Close()")
+    assert end["debug"] == "we are moving"
+
+
+def test_we_drain(link: Linker, crew: Crew) -> None:
+    session, go = link("open", 1, 4 * WINDOW, 0, 0)
+    stream, _ = session.accept()
+    session.go_away()
+    echoing = crew.start(echo, stream)
+    assert session.drain(GUARD)
+    assert echoing.result() == 4 * WINDOW
+    assert go.event("stream")["intact"]
+    close(session)
+    assert_cut_off(go.event("end"))
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (NO_ERROR, ErrorCode.NO_ERROR),
+        (INTERNAL_ERROR, ErrorCode.INTERNAL_ERROR),
+        (5, ErrorCode.FRAME_SIZE_ERROR),
+        (REFUSED_STREAM, ErrorCode.STREAM_REFUSED),
+        (CANCEL, ErrorCode.STREAM_CANCELLED),
+        (99, ErrorCode.ERROR_UNKNOWN),
+    ],
+)
+def test_go_goes_away(go: Go, number: int, code: ErrorCode) -> None:
+    session, peer = go.connect(KINDS[0], "wait", "goaway", number, "bye", "wait", "close")
+    with session.open() as stream:
+        round_trip(stream)
+        peer.go_on()
+        until(lambda: session._engine.protocol.goaway is not None)
+        with pytest.raises(muxado.RemoteGoneAway) as caught:
+            session.open()
+        assert caught.value.retryable
+        peer.go_on()
+        end = session.wait()
+    # Its debug bytes are announced and never sent.
+    assert (end.code, end.debug) == (code, b"")
+    assert isinstance(end.error, muxado.RemoteGoneAway) if code else end.error is None
+    theirs = peer.event("end")
+    assert (theirs["code"], theirs["error"]) == (NO_ERROR, "Session Close()")
