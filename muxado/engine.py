@@ -391,28 +391,33 @@ class Engine:
             protocol.beat_answered = False
             self.latency = time.monotonic() - self._asked
         if protocol.changed or protocol.arrived or self._drainers:
-            return self._announce_locked()
+            return self._announce_locked(but=self._reading)
         return None
 
-    def _announce_locked(self) -> list[Poller] | None:
-        """Wake those whom the protocol's changes concern; returns the pollers to bring up."""
+    def _announce_locked(self, but: object = None) -> list[Poller] | None:
+        """Wake those whom the protocol's changes concern; returns the pollers to bring up.
+
+        Not ``but``: the one who dispatches looks for itself.
+        """
         protocol = self.protocol
         pollers: list[Poller] | None = None
         if protocol.changed:
             for stream in protocol.changed:
-                if stream.readers:
-                    self._woke = True
-                    self._wake_all_locked(stream.readers)
-                self._wake_all_locked(stream.writers)
+                for crowd in (stream.readers, stream.writers):
+                    for waiter in crowd or ():
+                        if waiter is not but:
+                            self._woke = self._woke or waiter in self._willing
+                            self._wake_locked(waiter)
                 if stream.poller is not None:
                     pollers = pollers or []
                     pollers.append(stream.poller)
             protocol.changed.clear()
         if protocol.arrived:
             protocol.arrived = False
-            if self._acceptors:
-                self._woke = True
-                self._wake_all_locked(self._acceptors)
+            for waiter in self._acceptors:
+                if waiter is not but:
+                    self._woke = True
+                    self._wake_locked(waiter)
             if self.session_poller is not None:
                 pollers = pollers or []
                 pollers.append(self.session_poller)
