@@ -370,6 +370,7 @@ class Engine:
 
     def _dispatch_locked(self, count: int | None) -> list[Poller] | None:
         """Give what was read to its streams and wake whom it concerns."""
+        self._woke = False
         if self.death is not None or count is None or count < 0:
             return None
         protocol = self.protocol

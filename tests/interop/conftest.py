@@ -35,9 +35,7 @@ def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def go(
-    go_program: Path, certificate: Certificate, crew: Crew, sessions: Sessions
-) -> Iterator[Go]:
+def go(go_program: Path, certificate: Certificate, crew: Crew, sessions: Sessions) -> Iterator[Go]:
     """Runs the Go program; what the test leaves running is killed."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(GUARD)  # sessions and streams take it over: nothing waits for ever

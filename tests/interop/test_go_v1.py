@@ -15,6 +15,8 @@ from ..support import read_all, until, waiting
 from .go_peer import CANCEL, INTERNAL_ERROR, KINDS, REFUSED_STREAM, Go
 from .streams import WINDOW, Linker, accept, close, echo, exchange, serve_each, serve_in_turn
 
+pytestmark = pytest.mark.timeout(120)  # the first of them builds the Go program
+
 MAX_TYPE = 0xFFFFFEFE  # the last that is not reserved
 MAX_PRIORITY = 0x7FFFFFFF
 
@@ -61,6 +63,7 @@ def test_two_thousand_streams_in_turn(link: Linker) -> None:
     close(session)
 
 
+@pytest.mark.parametrize("link", KINDS[1:3], ids=str, indirect=True)
 def test_two_thousand_streams_of_theirs_in_turn(link: Linker) -> None:
     session, go = link("turns", 2000, 5)
     serve_in_turn(session, 2000)
@@ -113,6 +116,17 @@ def test_a_stream_of_theirs_born_half_closed(link: Linker) -> None:
         assert read_all(stream) == b""
     assert go.stepped("fin") == ""
     assert exchange(session.open(), b"spam") == b"spam"
+    close(session)
+
+
+def test_heartbeats_are_not_counted(link: Linker) -> None:
+    """The only stream that Go may open is the application's, whichever comes first."""
+    session, go = link("open", 1, 4, 0, 0, "wait", "open", 1, 4, 0, 0, max_streams=1)
+    for _ in range(2):
+        assert echo(session.accept()[0]) == 4
+        stream = go.event("stream")
+        assert (stream["intact"], stream["error"]) == (True, "")
+        go.go_on()
     close(session)
 
 

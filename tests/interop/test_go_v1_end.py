@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import pytest
 
 import muxado
 from muxado import ErrorCode
 
-from ..conformance.crew import GUARD, Crew
+from ..conformance.crew import GUARD, Crew, Task
 from ..support import until, waiting
 from .go_peer import CANCEL, INTERNAL_ERROR, KINDS, NO_ERROR, REFUSED_STREAM, Event, Go
 from .streams import WINDOW, Linker, close, echo
+
+pytestmark = pytest.mark.timeout(120)  # the first of them builds the Go program
 
 #: What Go calls the end of a connection: TLS without and with close_notify, and TCP with bytes
 #: that nobody read.
@@ -61,7 +64,7 @@ def test_go_closes(link: Linker, crew: Crew) -> None:
     session, go = link("wait", "close")
     with session.open() as stream:
         round_trip(stream)
-        calls = [crew.start(stream.recv, 1), crew.start(session.accept)]
+        calls: list[Task[Any]] = [crew.start(stream.recv, 1), crew.start(session.accept)]
         waiting(session, len(calls))
         go.go_on()
         for call in calls:
