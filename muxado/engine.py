@@ -9,20 +9,22 @@ more than the system call it would save. Two daemon threads see to what no calle
 ``Protocol``. It is never held while the connection is read, written or waited for.
 
 **Waiting.** A waiter is a ``threading.Lock`` that its owner acquires to sleep and others release
-to wake it, under ``_lock``, so a release is never lost and never doubled. Every wait runs in
-:meth:`Engine._wait` and keeps one rule: *whoever stops waiting, for whatever reason, and leaves
-the seat free while others wait, wakes one of them*. A waiter promoted to the seat that finds its
-own wait over (time-out, exception, data) passes the promotion on by that rule.
+to wake it, under ``_lock``, so a release is never lost and never doubled. Waits run in
+:meth:`Engine._wait`; the commonest, a caller that waits for a reply while the read seat is free,
+in :meth:`Engine.read`. Every predicate includes the session's death.
 
 **Leading.** The one in the read seat reads without the lock, dispatches under it, wakes those
-whose wait may be over, and leaves when its own is. Another thread whose doing ends a leader's
-wait (close, shutdown, reset) wakes it through the transport.
+whose wait may be over, and leaves when its own is. It also leaves when it has woken somebody who
+reads: that one will be back for more, and then needs nobody to hand it over. Another thread whose
+doing ends a leader's wait (close, shutdown, reset) wakes it through the transport.
 
-**The reader thread** sits when nobody does. After waking somebody it leaves the seat and naps
-(``_NAP``): a caller that keeps reading keeps the seat. While the seat is in use it naps on, and
-when one leader has sat through ``_LONG`` naps it parks until a leader that leaves finds nobody
-to take over. While a descriptor of ``fileno()`` is in use it keeps the seat, because pollers
-wait where no caller of ours does.
+**The reader thread** watches over the seat. While callers use it, it naps: ``_NAP`` seconds, or
+``_NAP_WATCHED`` while others wait too. When it finds the seat free, and unused since its last
+look, it wakes one of those who could sit, or sits itself where there are none. That timer is what
+no lost promotion can defeat; a caller that leaves the seat wakes nobody. When one leader has sat
+through ``_LONG`` naps the thread parks, and the leader wakes it when it leaves. So neither an idle
+session nor a caller that waits for an hour polls. While a descriptor of ``fileno()`` is in use the
+thread keeps the seat, because pollers wait where no caller of ours does.
 
 **Writing.** The one in the write seat takes a batch under the lock, writes it without, and goes
 on until its own bytes are out. Bytes of others are copied into the batch and count as sent, so

@@ -31,7 +31,8 @@ def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         return build(tmp_path_factory.mktemp("go_v1"))
     except NotInstalledError as error:
-        lacking(str(error))
+        reason = str(error)
+    lacking(reason)
 
 
 @pytest.fixture
