@@ -44,7 +44,7 @@ def test_it_is_a_value() -> None:
     assert hash(config) == hash(Config(window=100))
     assert config != Config()
     with pytest.raises(TypeError):
-        Config(2)  # type: ignore[misc]
+        Config(2)  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,9 @@ class TestFailure:
 
     def test_each_caller_gets_its_own(self) -> None:
         # One instance raised in two threads would collect the frames of both.
-        failure = Failure(errors.StreamReset, "reset", ErrorCode.STREAM_CANCELLED, False, self.cause)
+        failure = Failure(
+            errors.StreamReset, "reset", ErrorCode.STREAM_CANCELLED, False, self.cause
+        )
         first, second = failure.exception(), failure.exception()
         assert first is not second
         assert fields(first) == fields(second)

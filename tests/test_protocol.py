@@ -1,6 +1,7 @@
-"""The session's state: how streams are opened, refused, reset and left behind by GOAWAY.
+"""The session's state: how streams are opened, refused and reset.
 
-``test_protocol_data.py`` has what flows on a stream, ``test_protocol_pair.py`` two ends at once.
+``test_protocol_data.py`` has what flows on a stream, ``test_protocol_goaway.py`` what becomes of
+streams when an end goes away, ``test_protocol_pair.py`` two ends at once.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from muxado.errors import (
     ErrorCode,
     ProtocolError,
     RemoteGoneAway,
-    SessionClosed,
     StreamRefused,
     StreamReset,
     StreamsExhausted,
@@ -365,68 +365,6 @@ class TestThePeerResets:
         end.protocol.end(stream, urgent=True)
         end.feed(rst(3, 6))
         assert end.quiet()
-
-
-class TestGoingAway:
-    """Our GOAWAY. What the peer's does is in test_protocol_goaway.py."""
-
-    def test_it_names_the_highest_stream_that_is_served(self) -> None:
-        end = End()
-        end.accepted(7)
-        end.accepted(3)
-        end.feed(syn(9))  # waits for accept(), which goes on handing out
-        end.protocol.go_away(ErrorCode.NO_ERROR, b"bye", final=False)
-        assert end.protocol.urgent
-        # The empty frame of type 15 behind it is for Go's receiver; see the codec.
-        assert end.sent() == [("GOAWAY", 9, 0, b"bye"), ("UNKNOWN", 15)]
-        assert end.accept().id == 9
-        assert end.quiet()
-
-    def test_the_last_one_names_what_was_accepted(self) -> None:
-        end = End()
-        end.accepted(7)
-        end.accepted(3)
-        end.feed(syn(5), syn(9))
-        end.protocol.refuse_backlog()
-        end.protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)
-        *resets, last = end.sent()
-        assert sorted(resets) == [("RST", 5, 5), ("RST", 9, 5)]
-        assert last == ("GOAWAY", 7, 0, b"")
-
-    def test_the_last_one_of_a_session_that_fails(self) -> None:
-        # What waits for accept() is never going to be served, refused by name or not.
-        end = End()
-        end.accepted(7)
-        end.feed(syn(9))
-        end.protocol.go_away(ErrorCode.INTERNAL_ERROR, b"oops", final=True)
-        assert end.sent() == [("GOAWAY", 7, 2, b"oops")]
-
-    def test_with_no_stream_at_all(self) -> None:
-        for final in (False, True):
-            end = End(client=True)
-            end.open()
-            end.protocol.go_away(ErrorCode.PROTOCOL_ERROR, b"", final=final)
-            assert ("GOAWAY", 0, 1, b"") in end.sent()
-
-    def test_no_stream_is_opened_any_more(self) -> None:
-        end = End(client=True)
-        under_way = end.open()
-        end.protocol.go_away(ErrorCode.NO_ERROR, b"", final=False)
-        with pytest.raises(SessionClosed) as caught:
-            end.open()
-        assert caught.value.retryable
-        end.feed(data(under_way.id, b"goes on"))
-        assert end.read(under_way, 9) == b"goes on"
-
-    def test_it_goes_behind_everything_else(self) -> None:
-        end = End()
-        stream = end.accepted(3)
-        end.protocol.go_away(0, b"", final=True)
-        end.protocol.end(stream, urgent=False)
-        end.feed(data(9, b"?"))
-        *before, last = [event[0] for event in end.sent()]
-        assert sorted(before) == ["DATA", "RST"]
-        assert last == "GOAWAY"
 
 
 @pytest.mark.parametrize("client", [True, False])

@@ -1,10 +1,10 @@
-"""What the peer's GOAWAY does: which streams it ends, and who may try again."""
+"""GOAWAY: which streams the peer's ends, who may try again, and what ours says."""
 
 from __future__ import annotations
 
 import pytest
 
-from muxado.errors import ErrorCode, RemoteGoneAway
+from muxado.errors import ErrorCode, RemoteGoneAway, SessionClosed
 from muxado.protocol import StreamState
 from tests.pure import End, data, goaway, parse, rst, syn, window
 
@@ -132,3 +132,65 @@ def test_resets_that_come_behind() -> None:
     assert kept.failure is not None
     assert not kept.failure.retryable
     assert end.quiet()
+
+
+class TestGoingAway:
+    """Our own GOAWAY."""
+
+    def test_it_names_the_highest_stream_that_is_served(self) -> None:
+        end = End()
+        end.accepted(7)
+        end.accepted(3)
+        end.feed(syn(9))  # waits for accept(), which goes on handing out
+        end.protocol.go_away(ErrorCode.NO_ERROR, b"bye", final=False)
+        assert end.protocol.urgent
+        # The empty frame of type 15 behind it is for Go's receiver; see the codec.
+        assert end.sent() == [("GOAWAY", 9, 0, b"bye"), ("UNKNOWN", 15)]
+        assert end.accept().id == 9
+        assert end.quiet()
+
+    def test_the_last_one_names_what_was_accepted(self) -> None:
+        end = End()
+        end.accepted(7)
+        end.accepted(3)
+        end.feed(syn(5), syn(9))
+        end.protocol.refuse_backlog()
+        end.protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)
+        *resets, last = end.sent()
+        assert sorted(resets) == [("RST", 5, 5), ("RST", 9, 5)]
+        assert last == ("GOAWAY", 7, 0, b"")
+
+    def test_the_last_one_of_a_session_that_fails(self) -> None:
+        # What waits for accept() is never going to be served, refused by name or not.
+        end = End()
+        end.accepted(7)
+        end.feed(syn(9))
+        end.protocol.go_away(ErrorCode.INTERNAL_ERROR, b"oops", final=True)
+        assert end.sent() == [("GOAWAY", 7, 2, b"oops")]
+
+    def test_with_no_stream_at_all(self) -> None:
+        for final in (False, True):
+            end = End(client=True)
+            end.open()
+            end.protocol.go_away(ErrorCode.PROTOCOL_ERROR, b"", final=final)
+            assert ("GOAWAY", 0, 1, b"") in end.sent()
+
+    def test_no_stream_is_opened_any_more(self) -> None:
+        end = End(client=True)
+        under_way = end.open()
+        end.protocol.go_away(ErrorCode.NO_ERROR, b"", final=False)
+        with pytest.raises(SessionClosed) as caught:
+            end.open()
+        assert caught.value.retryable
+        end.feed(data(under_way.id, b"goes on"))
+        assert end.read(under_way, 9) == b"goes on"
+
+    def test_it_goes_behind_everything_else(self) -> None:
+        end = End()
+        stream = end.accepted(3)
+        end.protocol.go_away(0, b"", final=True)
+        end.protocol.end(stream, urgent=False)
+        end.feed(data(9, b"?"))
+        *before, last = [event[0] for event in end.sent()]
+        assert sorted(before) == ["DATA", "RST"]
+        assert last == "GOAWAY"

@@ -75,6 +75,10 @@ which = st.integers(0, 1)
 some = st.integers(0, 50)
 
 
+def may_send(stream: StreamState) -> bool:
+    return stream.send.left > 0 and not stream.fin_out
+
+
 class Pair(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
@@ -113,16 +117,17 @@ class Pair(RuleBasedStateMachine):
         if stream is not None:
             self.sides[side].held[stream.id] = Held(stream)
 
-    @rule(side=which, number=some, size=st.integers(1, 80))
-    def write(self, side: int, number: int, size: int) -> None:
-        held = self.pick(side, number, lambda s: s.send.left and not s.fin_out)
-        if held is None:
-            return
+    def send(self, side: int, held: Held, size: int) -> None:
         size = min(size, held.state.send.left)
         start = len(held.sent)
         body = bytes((held.state.id * 7 + side + start + i) % 251 for i in range(size))
         held.sent += body
         self.sides[side].say(self.sides[side].end.write(held.state, body))
+
+    @rule(side=which, number=some, size=st.integers(1, 80))
+    def write(self, side: int, number: int, size: int) -> None:
+        if held := self.pick(side, number, may_send):
+            self.send(side, held, size)
 
     @rule(side=which, number=some, size=st.integers(2, 80), less=st.integers(0, 60))
     def write_and_deliver(self, side: int, number: int, size: int, less: int) -> None:
@@ -147,26 +152,44 @@ class Pair(RuleBasedStateMachine):
         assert taken == peer.sent[held.read : held.read + len(taken)]
         held.read += len(taken)
 
-    # One rule, so that streams live long enough for something to happen on them. "leave" closes
-    # when all that has come is read, though more may be under way, even of the same frame.
+    def leave(self, side: int, held: Held) -> None:
+        """Read all that has come and close; more may be under way, even of the same frame."""
+        if held.state.buffered:
+            held.read += len(self.sides[side].end.read(held.state, WINDOW))
+        self.sides[side].end.protocol.close(held.state)
+
+    # One rule, so that streams live long enough for something to happen on them.
     @rule(side=which, number=some, how=st.sampled_from(["end", "close", "leave", "reset", "hush"]))
     def part(self, side: int, number: int, how: str) -> None:
-        held = self.pick(side, number, lambda s: how != "leave" or s.buffered)
+        held = self.pick(side, number)
         if held is None:
             return
-        protocol, stream = self.sides[side].end.protocol, held.state
+        protocol = self.sides[side].end.protocol
         if how == "end":
-            protocol.end(stream, urgent=bool(number % 2))
+            protocol.end(held.state, urgent=bool(number % 2))
         elif how == "hush":
-            protocol.hush(stream)
+            protocol.hush(held.state)
+        elif how == "leave":
+            self.leave(side, held)
         elif how == "reset":
             held.reset = True
-            protocol.reset(stream, ErrorCode.INTERNAL_ERROR)
+            protocol.reset(held.state, ErrorCode.INTERNAL_ERROR)
         else:
-            if how == "leave":
-                held.read += len(self.sides[side].end.read(stream, WINDOW))
-            held.reset = stream.buffered > 0
-            protocol.close(stream)
+            held.reset = held.state.buffered > 0
+            protocol.close(held.state)
+
+    @rule(side=which, number=some, size=st.integers(2, 60), less=st.integers(1, 60))
+    def leave_in_the_middle_of_the_last_frame(
+        self, side: int, number: int, size: int, less: int
+    ) -> None:
+        held = self.pick(side, number, may_send)
+        peer = held and self.sides[1 - side].held.get(held.state.id)
+        if not held or not peer or not peer.live:
+            return
+        self.send(side, held, size)
+        self.deliver(side, max(1, len(self.sides[side].wire) - less))
+        if peer.live:
+            self.leave(1 - side, peer)
 
     # The network.
 
@@ -234,15 +257,15 @@ class Pair(RuleBasedStateMachine):
                 peer = other.held.get(stream_id)
                 self.know_each_other(held, peer, other.end.protocol.streams.get(stream_id))
         for number, side in enumerate(self.sides):
-            while side.held and (held := self.pick(number, 0)):
-                side.end.protocol.close(held.state)
+            while rest := self.pick(number, 0):
+                side.end.protocol.close(rest.state)
             side.end.protocol.refuse_backlog()
         self.settle()
         for side in self.sides:
             protocol = side.end.protocol
             assert not protocol.streams
             assert protocol.peer_streams == 0
-            assert not (protocol.opening or protocol.ending or protocol.grants or protocol.resets)
+            assert not protocol.owing()
             assert not protocol.schedule
 
     def know_each_other(self, held: Held, peer: Held | None, known: StreamState | None) -> None:

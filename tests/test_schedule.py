@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -144,7 +145,7 @@ def test_discard() -> None:
 
 # Memory: a session lives for months, and a stream's priority is any number its user likes, such as
 # the time at which it was opened. (The lambdas give the priority of each round.)
-CYCLES = {
+CYCLES: dict[str, Callable[[int], int]] = {
     "the same priority": lambda _: 5,
     "rising priorities": lambda number: number,
     "falling priorities": lambda number: TOP - number,

@@ -40,8 +40,8 @@ def test_a_hundred_streams_at_once(link: Linker, crew: Crew) -> None:
     count, size = 100, WINDOW
     session, go = link("open", count, size, 0, 0)
     serving = crew.start(serve_each, session, count, crew)
-    sizes = random.Random(2)
-    payloads = [sizes.randbytes(size) for _ in range(count)]
+    source = random.Random(2)
+    payloads = [source.randbytes(size) for _ in range(count)]
     streams = [session.open() for _ in range(count)]
     tasks = [crew.start(exchange, *pair) for pair in zip(streams, payloads, strict=True)]
     for task, data in zip(tasks, payloads, strict=True):

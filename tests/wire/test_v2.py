@@ -189,7 +189,9 @@ class TestEncoding:
         assert self.codec.rst(TOP, 255) == rst(TOP, 255)
 
     def test_window(self) -> None:
-        assert self.codec.window(3, 5) == window(3, 5) == bytes.fromhex("00000420 00000003 00000005")
+        assert (
+            self.codec.window(3, 5) == window(3, 5) == bytes.fromhex("00000420 00000003 00000005")
+        )
         assert self.codec.window(2, TOP) == window(2, TOP)
 
     def test_goaway(self) -> None:

@@ -11,7 +11,9 @@ from tests.pure import Event, Recorder, cut, frame, parse, places, v2
 ids = st.integers(1, 0x7FFFFFFF) | st.integers(1, 9)
 words = st.integers(0, 0xFFFFFFFF) | st.integers(0, 15)
 increments = st.integers(1, 0x7FFFFFFF)
-bodies = st.binary(max_size=40) | st.integers(0, 5000).map(lambda size: bytes(range(250)) * (size // 250))
+bodies = st.binary(max_size=40) | st.integers(0, 5000).map(
+    lambda size: bytes(range(250)) * (size // 250)
+)
 
 frames = st.one_of(
     st.tuples(st.just("DATA"), ids, st.booleans(), bodies),

@@ -159,7 +159,9 @@ def test_every_frame_is_found(recording: Recording, bytewise: bool) -> None:
 def test_either_end_survives(recording: Recording, client: bool) -> None:
     """Only documented errors escape, also at the end that these bytes were not meant for."""
     end = Protocol(Config(), client=client)
-    while end.codec.first_id[0 if client else 1] + 2 * end.opened <= max(recording.own_ids, default=0):
+    while end.codec.first_id[0 if client else 1] + 2 * end.opened <= max(
+        recording.own_ids, default=0
+    ):
         end.open(priority=0, stream_type=0, fin=False)
     end.control_frames(opening=True)
     error: Error | None = None

@@ -1,0 +1,483 @@
+"""The engine: who reads the connection, who writes it, who waits, and who is woken.
+
+The connection has a *read seat* and a *write seat*. Whoever sits in one uses the connection
+alone in that direction. A caller that must wait for bytes sits down and reads them itself, and
+a caller with bytes to send writes them itself, because in Python waking another thread costs
+more than the system call it would save. Two daemon threads see to what no caller is there for.
+
+**One lock per session**, ``_lock``, guards every attribute marked so here and all of the
+``Protocol``. It is never held while the connection is read, written or waited for.
+
+**Waiting.** A waiter is a ``threading.Lock`` that its owner acquires to sleep and others release
+to wake it, under ``_lock``, so a release is never lost and never doubled. Waits run in
+:meth:`Engine._wait`; the commonest, a caller that waits for a reply while the read seat is free,
+in :meth:`Engine.read`. Every predicate includes the session's death.
+
+**Leading.** The one in the read seat reads without the lock, dispatches under it, wakes those
+whose wait may be over, and leaves when its own is. It also leaves when it has woken somebody who
+reads: that one will be back for more, and then needs nobody to hand it over. Another thread whose
+doing ends a leader's wait (close, shutdown, reset) wakes it through the transport.
+
+**The reader thread** watches over the seat. While callers use it, it naps: ``_NAP`` seconds, or
+``_NAP_WATCHED`` while others wait too. When it finds the seat free, and unused since its last
+look, it wakes one of those who could sit, or sits itself where there are none. That timer is what
+no lost promotion can defeat; a caller that leaves the seat wakes nobody. When one leader has sat
+through ``_LONG`` naps the thread parks, and the leader wakes it when it leaves. So neither an idle
+session nor a caller that waits for an hour polls. While a descriptor of ``fileno()`` is in use the
+thread keeps the seat, because pollers wait where no caller of ours does.
+
+**Writing.** The one in the write seat takes a batch under the lock, writes it without, and goes
+on until its own bytes are out. Bytes of others are copied into the batch and count as sent, so
+that a sender's time-out never waits for somebody else's write. A batch that the connection does
+not take in time is kept in ``_unsent`` and goes first: a frame once begun is finished, or the
+session dies. What the read side owes is written by whoever dispatched it if the seat is free and
+the connection takes it at once, and is left to the writer thread otherwise: reading never waits
+for writing.
+
+**Death** is set once, with its first cause, under the lock; every waiter is woken; then the
+writer thread sends GOAWAY if the connection still takes it, and the reader thread closes the
+connection when nobody uses it any more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import errno
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from muxado.engine.read_seat import ReadSeat
+from muxado.engine.shared import Descriptor, Poller, os_error
+from muxado.errors import Error, ErrorCode, SessionClosed
+from muxado.protocol import SessionEnd, StreamState
+
+if TYPE_CHECKING:
+    from muxado.config import Config
+    from muxado.transport import Transport
+
+__all__ = ["Engine", "os_error"]
+
+log = logging.getLogger("muxado")
+
+#: Seconds that close() waits for the session's threads beyond `linger`.
+_JOIN = 2.0
+#: Seconds at the interpreter's exit for the last words of all sessions.
+_EXIT = 0.5
+#: Seconds that close() gives a call blocked in the user's own object before it ends it.
+_GRACE = 1.0
+
+P = TypeVar("P", bound=Poller)
+
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+
+
+class Engine(ReadSeat):
+    """The threads and seats of one session. ``Session`` and ``Stream`` are its faces."""
+
+    def __init__(self, transport: Transport, config: Config, *, client: bool) -> None:
+        super().__init__(transport, config, client=client)
+        self._reader = threading.Thread(
+            target=self._read_loop, name=f"muxado-reader-{self.name}", daemon=True
+        )
+        self._writer = threading.Thread(
+            target=self._write_loop, name=f"muxado-writer-{self.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Start the two threads; if that fails, nothing of the session is left."""
+        self._asked = time.monotonic()
+        try:
+            self._writer.start()
+            self._reader.start()
+        except BaseException:
+            self._silent = True
+            self._die(ErrorCode.INTERNAL_ERROR, None, b"")
+            self.transport.close()
+            raise
+        _engines.add(self)
+
+    # What was dropped.
+
+    def _collect_locked(self) -> list[Poller] | None:
+        """Finish for streams, or the session, that the application dropped without a word."""
+        while self._dropped:
+            try:
+                stream = self._dropped.popleft()
+            except IndexError:
+                break
+            if self.death is None:
+                self.protocol.close(stream)
+                self.protocol.urgent = True
+            stream.closed = True
+            self._unpin_locked(stream)
+            self._wake_all_locked(stream.readers)
+            self._wake_all_locked(stream.writers)
+        if self._abandoned:
+            self._die_locked(ErrorCode.NO_ERROR, None, b"")
+        return self._announce_locked()
+
+    # What streams ask for.
+
+    def open(self, *, priority: int, stream_type: int, fin: bool) -> StreamState:
+        """A new stream; its SYN rides with its first bytes or follows within a moment."""
+        with self._lock:
+            if self.death is not None or self._closing:
+                raise self.session_error_locked(retryable=True)
+            stream = self.protocol.open(priority=priority, stream_type=stream_type, fin=fin)
+            self._give_ride_locked()
+        return stream
+
+    def end(self, stream: StreamState) -> None:
+        """SHUT_WR: FIN goes at once; a send that waits in another thread fails."""
+        with self._lock:
+            if self._may_shut_locked(stream):
+                self.protocol.end(stream, urgent=True)
+                self._wake_all_locked(stream.writers)
+        self.push()
+
+    def hush(self, stream: StreamState) -> None:
+        """SHUT_RD: reads return the end of file from now on."""
+        with self._lock:
+            if self._may_shut_locked(stream):
+                self.protocol.hush(stream)
+                self._wake_readers_locked(stream)
+            poller = stream.poller
+        self._follow_up(None if poller is None else [poller])
+
+    def _may_shut_locked(self, stream: StreamState) -> bool:
+        if stream.closed:
+            raise os_error(errno.EBADF)
+        if stream.failure is not None or self.death is not None:
+            raise os_error(errno.ENOTCONN)
+        return True
+
+    def close_stream(self, stream: StreamState) -> None:
+        """The application lets go of it."""
+        if self._inside():
+            self.drop(stream)
+            return
+        with self._lock:
+            stream.write, write = None, stream.write
+            if write is not None:
+                self.protocol.schedule.discard(stream)
+            if self.death is None:
+                self.protocol.close(stream)
+                if self.protocol.ending:
+                    self._give_ride_locked()
+            stream.closed = True
+            self._unpin_locked(stream)
+            self._starved.pop(stream, None)
+            self._wake_readers_locked(stream)
+            self._wake_all_locked(stream.writers)
+            pollers = self._announce_locked()
+        self._follow_up(pollers)
+
+    def reset(self, stream: StreamState, code: int) -> None:
+        """RST: both directions end at once."""
+        with self._lock:
+            if self.death is None:
+                self.protocol.reset(stream, code)
+                self._wake_readers_locked(stream)
+            pollers = self._announce_locked()
+        self._follow_up(pollers)
+
+    def prioritise(self, stream: StreamState, priority: int) -> None:
+        """Give ``stream`` another place among those that have something to send."""
+        with self._lock:
+            stream.priority = priority
+            if stream in self.protocol.schedule:
+                self.protocol.schedule.add(stream, priority)
+
+    def drop(self, stream: StreamState) -> None:
+        """A finalizer's close: takes no lock, waits for nothing, does no I/O."""
+        self._dropped.append(stream)
+        self._rouse()
+
+    def abandon(self) -> None:
+        """A finalizer's close of the session."""
+        self._abandoned = True
+        self._rouse()
+
+    def _rouse(self) -> None:
+        """Wake the writer thread, without the lock that others wake it under."""
+        try:
+            self._writer_waiter.release()
+        except RuntimeError:
+            pass  # it is awake, and looks before it sleeps
+
+    def pin(self, stream: StreamState | None, poller: P) -> P:
+        """A descriptor is polled for ``stream`` (or the session): keep reading for it.
+
+        Returns the poller that stands: the one that was there before, if any.
+        """
+        with self._lock:
+            before = self.session_poller if stream is None else stream.poller
+            if before is not None:
+                return cast("P", before)
+            self._pins += 1
+            if stream is None:
+                self.session_poller = poller
+            else:
+                stream.poller = poller
+                if not stream.opened and self.death is None:
+                    self.protocol.announce(stream)
+            self._wake_locked(self._reader_waiter)
+            if self._reading not in (None, self._reader_waiter):
+                self.transport.wake()
+        self.push()
+        return poller
+
+    def _unpin_locked(self, stream: StreamState | None) -> None:
+        if stream is None:
+            self._pins -= self.session_poller is not None
+            self.session_poller = None
+        else:
+            self._pins -= stream.poller is not None
+            stream.poller = None
+
+    # The end.
+
+    def go_away(self, code: int, debug: bytes) -> None:
+        """GOAWAY; new streams of the peer are refused, those under way go on."""
+        with self._lock:
+            if self.death is not None or self._closing:
+                return
+            self.protocol.go_away(code, debug, final=False)
+        self.push()
+
+    def drain(self, deadline: float | None) -> bool:
+        """Wait until no stream is left; false past ``deadline``."""
+        return self._wait(self._drainers, lambda: not self.protocol.alive or self._dead(), deadline)
+
+    def wait(self, deadline: float | None) -> SessionEnd:
+        """Wait for the end of the session."""
+        if not self._wait(self._watchers, self._dead, deadline):
+            raise TimeoutError("timed out")
+        assert self.death is not None
+        return self.death
+
+    def close(self) -> None:
+        """Flush what was written, say GOAWAY, close the connection."""
+        if self._inside():
+            self.abandon()
+            return
+        deadline = time.monotonic() + self.config.linger
+        with self._lock:
+            first = not self._closing
+            self._closing = True
+            if first and self.death is None:
+                self.protocol.refuse_backlog()
+                self.protocol.going_away = True
+                self._wake_all_locked(self._acceptors)
+                self._wake_locked(self._writer_waiter)
+            pollers = self._announce_locked()
+            if self.session_poller is not None:
+                pollers = [*(pollers or ()), self.session_poller]
+        self._follow_up(pollers)
+        try:
+            if first:
+                self._wait(self._watchers, self._flushed_locked, deadline)
+        finally:
+            if first:
+                self._die(ErrorCode.NO_ERROR, None, b"")
+        self._await_end(deadline)
+
+    def kill(self) -> None:
+        """Close the connection now."""
+        self._silent = True
+        if self._inside():
+            self.abandon()
+            return
+        with self._lock:
+            self._closing = True
+            self._die_locked(ErrorCode.SESSION_CLOSED, None, b"")
+        self.transport.shutdown()
+        self._await_end(time.monotonic())
+
+    def _await_end(self, deadline: float) -> None:
+        """Wait, not for ever, until the threads are gone and the descriptor is given back."""
+        if threading.current_thread() in (self._reader, self._writer):
+            return
+        left = max(0.0, deadline - time.monotonic())
+        if not self._inline and not self._over.wait(left + _GRACE):
+            self.transport.shutdown()  # one of the threads is blocked in the user's object
+        self._over.wait(left + _JOIN)
+        for thread in (self._writer, self._reader):
+            thread.join(_JOIN if self._over.is_set() else 0)
+
+    def _speak_last(self) -> None:
+        """The writer thread, after death: GOAWAY, if the connection takes it at once."""
+        transport = self.transport
+        try:
+            while True:
+                with self._lock:
+                    self._writer_waiter.acquire(False)
+                    if not self._writing:
+                        self._writing = True
+                        break
+                # Whoever writes sees the death before it waits again, or shutdown() has ended
+                # its wait; leaving, it wakes us.
+                self._writer_waiter.acquire()
+            with self._lock:
+                assert self.death is not None
+                code, error, _ = self.death
+                words = bytearray()
+                if not self._silent and self._broken is None:
+                    self.protocol.go_away(code, _debug_bytes(error), final=True)
+                    control = self.protocol.control_frames(opening=False)
+                    words = self._unsent + control
+            if words:
+                transport.send([words])
+            if not self._silent:
+                transport.finish()
+        except (OSError, ValueError):
+            pass  # the connection went first
+        finally:
+            self._last_words.set()
+            if self._silent or not self._inline:
+                transport.shutdown()
+
+    def _bury(self) -> None:
+        """The reader thread, after death: let the last words arrive, then close."""
+        transport = self.transport
+        me = self._reader_waiter
+        try:
+            while True:
+                with self._lock:
+                    me.acquire(False)
+                    if self._reading in (None, me):
+                        self._reading = me
+                        pollers = [
+                            stream.poller
+                            for stream in self.protocol.streams.values()
+                            if stream.poller is not None
+                        ]
+                        if self.session_poller is not None:
+                            pollers.append(self.session_poller)
+                        break
+                me.acquire()  # a leader was woken by the death, and wakes us when it leaves
+            for poller in pollers:
+                poller.sync()
+            log.debug("%s: the session is over: %s", self.name, self.death)
+            self._last_words.wait(None if self._inline else self.config.linger)
+            if self._inline and not self._silent:
+                self._see_off()
+        finally:
+            transport.shutdown()
+            transport.close()
+            self._over.set()
+
+    def _see_off(self) -> None:
+        """Closing with bytes unread makes the kernel reset the connection, and the peer's kernel
+        may then drop our last words: read on until they are acknowledged, or ``linger`` is over.
+        """
+        transport = self.transport
+        deadline = time.monotonic() + self.config.linger
+        pause = 0.001
+        with contextlib.suppress(OSError, ValueError):
+            while transport.unacknowledged() and time.monotonic() < deadline:
+                transport.wait_readable(pause)
+                if transport.recv_into(self._read_buffer) == 0:
+                    break
+                pause = min(pause * 2, 0.05)
+
+    def await_told(self, stop: Callable[[], bool]) -> None:
+        """Wait until ``accept()`` has reported the end of the session, or ``stop()``."""
+        self._wait(self._watchers, lambda: self._told or stop(), None)
+
+    def nudge_watchers(self) -> None:
+        """Have those who wait for something of their own look again."""
+        with self._lock:
+            self._wake_all_locked(self._watchers)
+
+    def session_fileno(self, make: Callable[..., Descriptor]) -> int:
+        """The descriptor that polls for ``accept()``."""
+        with self._lock:
+            poller = cast("Descriptor | None", self.session_poller)
+        if poller is None:
+            made = make(self.acceptable, None)
+            poller = self.pin(None, made)
+            if poller is not made:  # another thread was first
+                made.close()
+            poller.sync()
+        return poller.fileno()
+
+    def blocked(self) -> int:
+        """How many callers wait in calls of this session now."""
+        with self._lock:
+            leads = self._reading is not None and self._reading is not self._reader_waiter
+            listed = leads and any(waiter is self._reading for waiter in self._waiters)
+            return len(self._waiters) + int(leads and not listed) + int(self._jammed)
+
+    def counters(self) -> dict[str, int]:
+        """What ``Session.stats`` tells."""
+        with self._lock:
+            protocol = self.protocol
+            return {
+                "streams": protocol.alive,
+                "backlog": len(protocol.backlog),
+                "opened": protocol.opened,
+                "accepted": protocol.accepted,
+                "bytes_received": self._received,
+                "bytes_sent": self._sent,
+                "ignored_frames": protocol.ignored_frames,
+            }
+
+    def say_goodbye(self, deadline: float) -> None:
+        """At exit: GOAWAY, and nothing after it.
+
+        Nobody is woken: a daemon thread that waits on this session would only die noisily of an
+        error that nobody is left to care about. The exit of the process closes the connection.
+        """
+        self._wait(self._watchers, self._flushed_locked, deadline)
+        with self._lock:
+            if self.death is not None or self._writing:
+                return
+            self._writing = True  # and stays so
+            self.protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)
+            words = self._unsent + self.protocol.control_frames(opening=True)
+        with contextlib.suppress(OSError, ValueError):
+            self.transport.send([words])
+
+    def forget_after_fork(self) -> None:
+        """In the child of a fork: this session is the parent's; be dead, and touch nothing."""
+        self._lock = threading.RLock()
+        self._silent = self._closing = True
+        self._waiters, self._willing, self._reading = {}, {}, None
+        if self.death is None:
+            error = SessionClosed("the session belongs to the parent process")
+            self.death = SessionEnd(ErrorCode.SESSION_CLOSED, error, b"")
+        self._last_words.set()
+        self._over.set()
+        self.transport.forsake()
+
+
+def _debug_bytes(error: BaseException | None) -> bytes:
+    """What to tell the peer's developer about our reason."""
+    if error is None:
+        return b""
+    text = error.strerror if isinstance(error, Error) else str(error)
+    return str(text).encode()[:256]
+
+
+def _forget_after_fork() -> None:
+    for engine in list(_engines):
+        engine.forget_after_fork()
+
+
+def _end_all() -> None:
+    """At the interpreter's exit, when only daemon threads are left: tell every peer, briefly."""
+    deadline = time.monotonic() + _EXIT
+    for engine in list(_engines):
+        engine.say_goodbye(deadline)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+atexit.register(_end_all)

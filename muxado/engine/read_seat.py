@@ -1,0 +1,323 @@
+"""The read seat: who reads the connection, and the reader thread that watches over it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from muxado.engine.shared import Poller, os_error
+from muxado.engine.write_seat import WriteSeat
+from muxado.errors import Error, ErrorCode
+from muxado.protocol import StreamState
+
+__all__ = ["ReadSeat"]
+
+log = logging.getLogger("muxado")
+
+#: Seconds the reader thread stays away from the seat after waking somebody.
+_NAP = 0.005
+#: The same while others wait too, who have nobody else to look after them.
+_NAP_WATCHED = 0.001
+#: Naps that one leader sits through before the reader thread parks.
+_LONG = 20
+#: A read of so many bytes or more is followed by another without a wait.
+_EAGER = 16384
+
+T = TypeVar("T")
+
+
+class ReadSeat(WriteSeat):
+    """Everything that receives."""
+
+    # Callers.
+
+    def read(
+        self,
+        stream: StreamState,
+        take: Callable[[], T],
+        nothing: T,
+        deadline: float | None,
+        *,
+        least: int = 1,
+    ) -> T:
+        """Wait for ``least`` bytes and return ``take()``, called under the lock.
+
+        At the end of file that is what there is, and ``nothing`` where that is none.
+        ``deadline`` is in seconds on the monotonic clock, ``None`` for never, 0 for not to wait
+        at all (``BlockingIOError``); past it ``TimeoutError``.
+        """
+        # Budget of the common case, a caller that waits for a reply and finds the read seat
+        # free: two turns of the lock, one poll, one read, no other thread.
+        protocol = self.protocol
+        taken: list[T] = []
+
+        def attempt() -> bool:
+            before = stream.buffered
+            if before and not stream.closed and (before >= least or self._stopped(stream)):
+                taken.append(take())
+                stream.wrote = False
+                if stream.buffered != before:
+                    protocol.consumed(stream, before - stream.buffered)
+                return True
+            return self._stopped(stream)
+
+        seated = False
+        try:
+            with self._lock:
+                done = attempt()
+                if not done:
+                    if not stream.opened:
+                        protocol.announce(stream)
+                    if stream.readers is None:
+                        stream.readers = []
+                    if (
+                        self._reading is None
+                        and deadline != 0
+                        and self._inline
+                        and not self._pins
+                        and not protocol.urgent
+                    ):
+                        seated = True
+                        self._reading, self._leading = taken, stream
+                        self._sittings += 1
+            if seated:
+                done = self._lead(attempt, deadline)
+        finally:
+            if seated and self._reading is taken:  # an exception came in between
+                with self._lock:
+                    self._reading = None
+                    self._pass_seat_locked()
+        if not done:
+            if protocol.urgent:
+                self.push()
+            if deadline == 0:
+                raise os_error(errno.EAGAIN)
+            assert stream.readers is not None
+            if not self._wait(stream.readers, attempt, deadline, reads=True, yielded=seated):
+                raise TimeoutError("timed out")
+        if stream.poller is not None:
+            stream.poller.sync()
+        if protocol.urgent:
+            self.push()
+        if taken:
+            return taken[0]
+        with self._lock:
+            self._raise_failure_locked(stream)
+        return nothing
+
+    def _stopped(self, stream: StreamState) -> bool:
+        """Nothing more will come; asked under the lock."""
+        return (
+            stream.fin_in
+            or stream.deaf
+            or stream.closed
+            or stream.failure is not None
+            or self.death is not None
+        )
+
+    def _raise_failure_locked(self, stream: StreamState) -> None:
+        """Nothing more comes: return at the end of file, else raise what ended it."""
+        if stream.closed:
+            raise os_error(errno.EBADF)
+        if stream.failure is not None:
+            raise stream.failure.exception()
+        if not stream.fin_in and not stream.deaf and self.death is not None:
+            raise self.session_error_locked(stream)
+
+    def readable(self, stream: StreamState) -> bool:
+        """Whether a read would not wait."""
+        with self._lock:
+            return bool(stream.buffered) or self._stopped(stream)
+
+    def accept(self, deadline: float | None) -> StreamState:
+        """The next stream of the peer; ``deadline`` as in :meth:`read`."""
+        protocol = self.protocol
+
+        def ready() -> bool:
+            return bool(protocol.backlog) or self.death is not None or self._closing
+
+        while True:
+            with self._lock:
+                stream = None if self._closing else protocol.accept()
+                if stream is None and (self.death is not None or self._closing):
+                    self._told = True
+                    self._wake_all_locked(self._watchers)
+                    error = self.session_error_locked()
+                else:
+                    error = None
+                poller = self.session_poller
+            if stream is not None or error is not None:
+                if poller is not None:
+                    poller.sync()
+                if stream is not None:
+                    return stream
+                assert error is not None
+                raise error
+            if deadline == 0:
+                raise os_error(errno.EAGAIN)
+            if not self._wait(self._acceptors, ready, deadline, reads=True):
+                raise TimeoutError("timed out")
+
+    def acceptable(self) -> bool:
+        """Whether ``accept()`` has something to say: a stream, or once the end."""
+        with self._lock:
+            over = self.death is not None or self._closing
+            if over:
+                return self.serving or not self._told
+            return bool(self.protocol.backlog)
+
+    # In the seat.
+
+    def _lead(self, ready: Callable[[], object], deadline: float | None) -> bool:
+        """Read for everybody until ``ready()``, asked under the lock, is true.
+
+        The seat is ours, and free on return; false if ``ready`` was never true.
+        """
+        transport = self.transport
+        while True:
+            if not self._eager:
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is None or left > 0:
+                    transport.wait_readable(left)
+            try:
+                count = self._receive()
+                with self._lock:
+                    pollers = self._dispatch_locked(count)
+                    done = bool(ready())
+                    leave = (
+                        done
+                        or self._woke
+                        or self._pins > 0
+                        or (deadline is not None and time.monotonic() >= deadline)
+                    )
+                    if leave:
+                        self._woke = False
+                        self._reading = None
+                        self._pass_seat_locked()
+            except BaseException as error:
+                # Bytes were read that no one will parse: the rest would make no sense.
+                self._die(ErrorCode.INTERNAL_ERROR, error, b"")
+                raise
+            if pollers is not None or self.protocol.urgent or transport.pending:
+                self._follow_up(pollers)
+            if leave:
+                return done
+
+    def _receive(self) -> int | None:
+        """One read into the buffer; ``None`` for nothing yet, -1 for a connection that failed."""
+        try:
+            count = self.transport.recv_into(self._read_buffer)
+        except (BlockingIOError, InterruptedError):
+            count = None
+        except (OSError, ValueError) as error:
+            self._eager = False
+            with self._lock:
+                self._connection_failed_locked(error)
+            return -1
+        self._eager = count is not None and count >= _EAGER
+        return count
+
+    def _dispatch_locked(self, count: int | None) -> list[Poller] | None:
+        """Give what was read to its streams and wake whom it concerns."""
+        self._woke = False
+        if self.death is not None or count is None or count < 0:
+            return None
+        protocol = self.protocol
+        self._received += count
+        self._heard = True
+        if count == 0:
+            self._connection_ended_locked()
+            return None
+        try:
+            protocol.feed(self._read_buffer[:count])
+        except Error as error:
+            if protocol.goaway is not None:
+                # What stands behind a GOAWAY is often cut or miscounted by the peers' own
+                # fault; the GOAWAY has told how it ends.
+                self._connection_ended_locked()
+            else:
+                self._die_locked(error.code, error, b"")
+        if protocol.beat_answered:
+            protocol.beat_answered = False
+            self.latency = time.monotonic() - self._asked
+        if protocol.changed or protocol.arrived or self._drainers:
+            return self._announce_locked(but=self._reading)
+        return None
+
+    # The reader thread.
+
+    def _read_loop(self) -> None:
+        """The reader thread: watches over the read seat, then the connection's end."""
+        me = self._reader_waiter
+        used, naps = 0, 0
+        try:
+            while True:
+                pause: float | None = _NAP
+                with self._lock:
+                    if self.death is not None:
+                        break
+                    me.acquire(False)
+                    if self._reader_parked:
+                        # A leader that leaves after a long wait will probably be back.
+                        self._reader_parked, used, naps = False, -1, 0
+                    pinned = bool(self._pins) or not self._inline
+                    free = self._reading is None
+                    unused = used == self._sittings
+                    used = self._sittings
+                    sit = free and (pinned or (unused and not self._willing))
+                    if sit:
+                        self._reading = me
+                    elif pinned:
+                        self.transport.wake()  # the one who leads leaves, and wakes us
+                        self._reader_parked, pause = True, None
+                    elif free:
+                        naps = 0
+                        if unused:
+                            self._wake_locked(next(iter(self._willing)))
+                        elif self._willing:
+                            pause = _NAP_WATCHED
+                    elif unused:
+                        naps += 1
+                        if naps >= _LONG:
+                            self._reader_parked, pause = True, None
+                    else:
+                        naps = 0
+                        if self._willing:
+                            pause = _NAP_WATCHED
+                if sit:
+                    self._sit()
+                    pause = _NAP_WATCHED
+                    with self._lock:
+                        used = self._sittings
+                        if self._pins or self.death is not None:
+                            continue
+                me.acquire(True, -1 if pause is None else pause)
+        except BaseException as error:
+            self._die(ErrorCode.INTERNAL_ERROR, error, b"")
+            log.exception("%s: the reader thread failed", self.name)
+        finally:
+            self._bury()
+
+    def _sit(self) -> None:
+        """The reader thread in the read seat, until there is a caller who could sit."""
+        while True:
+            if self._inline and not self._eager:
+                self.transport.wait_readable(None)
+            count = self._receive()
+            with self._lock:
+                pollers = self._dispatch_locked(count)
+                leave = self.death is not None or (bool(self._willing) and not self._pins)
+                self._woke = False
+                if leave:
+                    self._reading = None
+            self._follow_up(pollers)
+            if leave:
+                return
+
+    # What stands above: see the package.
+
+    def _bury(self) -> None:
+        raise NotImplementedError

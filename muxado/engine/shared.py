@@ -1,0 +1,352 @@
+"""What both seats of a session stand on: its state, how to wait, how to wake, how it dies."""
+
+from __future__ import annotations
+
+import collections
+import errno
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+from typing import Protocol as Interface
+
+from muxado.errors import Error, ErrorCode, RemoteGoneAway, SessionClosed
+from muxado.protocol import Protocol, SessionEnd, StreamState
+
+if TYPE_CHECKING:
+    from muxado.config import Config
+    from muxado.transport import Transport
+
+__all__ = ["Descriptor", "Poller", "Shared", "bounded", "new_waiter", "os_error"]
+
+#: Bytes read at a time.
+READ = 262144
+#: Bytes of one frame at most, where the version of the wire allows as many.
+_FRAME_SHARED = 16384
+_FRAME_ALONE = 131072
+
+_numbers = itertools.count(1)
+
+
+class Poller(Interface):
+    """Something that keeps a descriptor readable while a wait would be over."""
+
+    def sync(self) -> None:
+        """Bring the descriptor up to date; called without the session's lock."""
+
+
+class Descriptor(Poller, Interface):
+    """A poller with a descriptor of its own."""
+
+    def fileno(self) -> int:
+        """The descriptor."""
+
+    def close(self) -> None:
+        """Give it back."""
+
+
+class Shared:
+    """The state of a session, and what all its waits and wake-ups go through."""
+
+    def __init__(self, transport: Transport, config: Config, *, client: bool) -> None:
+        self.transport = transport
+        self.config = config
+        self.name = f"{'client' if client else 'server'}-{next(_numbers)}"
+        # Reentrant only so that a signal handler or a finalizer which meets its own thread inside
+        # does not lock it up: see _inside().
+        self._lock = threading.RLock()
+        self.protocol = Protocol(config, client=client)  # guarded by _lock
+        #: Bytes of one frame while other streams have something to send, and while none has.
+        self._frame_shared = min(_FRAME_SHARED, self.protocol.codec.max_data)
+        self._frame_alone = min(_FRAME_ALONE, self.protocol.codec.max_data)
+        self._scheduled = self.protocol.schedule.waiting  # guarded by _lock
+        #: Why the session is over, once it is. Set once, under _lock.
+        self.death: SessionEnd | None = None
+        self._closing = False  # guarded by _lock: close() was called
+        self._silent = False  # guarded by _lock: no last words
+        self._told = False  # guarded by _lock: accept() has reported the end
+        #: A loop in serve() is to be woken again and again until it looks at why.
+        self.serving = False
+        #: Callers may read and write; else only the two threads do.
+        self._inline = transport.polled
+        #: States of streams that were dropped without close(); append and popleft only.
+        self._dropped: collections.deque[StreamState] = collections.deque()
+        self._abandoned = False  # set once, without the lock: the session was dropped
+
+        # Waiting; all guarded by _lock.
+        self._waiters: dict[threading.Lock, None] = {}  # everybody who waits
+        self._willing: dict[threading.Lock, None] = {}  # those who could take the read seat
+        self._spare: list[threading.Lock] = []  # waiters to use again
+        self._acceptors: list[threading.Lock] = []  # who waits for the backlog
+        self._watchers: list[threading.Lock] = []  # who waits for the end, or a flush
+        self._drainers: list[threading.Lock] = []  # who waits for the last stream to go
+
+        # The read seat.
+        self._reading: object | None = None  # guarded by _lock: who sits, None if free
+        self._leading: StreamState | None = None  # guarded by _lock: whose read() sat down last
+        self._sittings = 0  # guarded by _lock: how often a caller sat down
+        self._woke = False  # guarded by _lock: the last dispatch woke somebody who reads
+        self._pins = 0  # guarded by _lock: descriptors of fileno() in use
+        self._reader_waiter = new_waiter()
+        self._reader_parked = False  # guarded by _lock
+        self._read_buffer = memoryview(bytearray(READ))  # the seat's
+        #: The seat's: read before waiting. More is likely there after a large read, and at first,
+        #: since a TLS handshake may have read what came behind it.
+        self._eager = True
+
+        # The write seat.
+        self._writing = False  # guarded by _lock: somebody sits
+        self._jammed = False  # guarded by _lock: and waits for the connection to take more
+        self._senders: dict[threading.Lock, None] = {}  # guarded by _lock: who waits for the seat
+        self._unsent = bytearray()  # guarded by _lock: framed, goes before all else
+        self._starved: dict[StreamState, None] = {}  # guarded by _lock: see write_now()
+        self._broken: tuple[float, OSError] | None = None  # guarded by _lock: a write failed
+        self._writer_waiter = new_waiter()
+        self._writer_parked = False  # guarded by _lock
+        self._last_words = threading.Event()  # the writer thread is through
+
+        self.session_poller: Poller | None = None  # guarded by _lock
+        #: The last heartbeat's round trip in seconds.
+        self.latency: float | None = None
+        self._heard = False  # guarded by _lock: bytes came since the clock last looked
+        self._asked = 0.0  # guarded by _lock: when the last heartbeat was asked for
+        self._waits_since: float | None = None  # guarded by _lock: and nothing was heard since
+        self._received = 0  # guarded by _lock: bytes
+        self._sent = 0  # the write seat's: bytes
+        self._over = threading.Event()  # the connection is closed
+
+    # Waiting and waking.
+
+    def _wait(
+        self,
+        crowd: list[threading.Lock],
+        ready: Callable[[], object],
+        deadline: float | None,
+        *,
+        reads: bool = False,
+        sends: bool = False,
+        yielded: bool = False,
+    ) -> bool:
+        """Wait until ``ready()``, asked under the lock, is true; false past ``deadline``.
+
+        ``ready`` must be true once the session is dead, and is not asked again once it was; so
+        it may do what the caller waits to do. The waiter stands in ``crowd`` for
+        those who know what it waits for. ``reads``: what it waits for comes from the peer, so
+        it may take the read seat. ``sends``: it waits for the write seat, and takes it.
+        """
+        waiter: threading.Lock | None = None
+        reads = reads and self._inline
+        if self._inside():
+            raise RuntimeError("a signal handler would wait for the thread that it interrupted")
+        try:
+            while True:
+                with self._lock:
+                    if ready():
+                        return True
+                    left = None if deadline is None else deadline - time.monotonic()
+                    if left is not None and left <= 0:
+                        return False
+                    if waiter is None:
+                        waiter = self._spare.pop() if self._spare else new_waiter()
+                        self._waiters[waiter] = None
+                        crowd.append(waiter)
+                        if sends:
+                            self._senders[waiter] = None
+                    waiter.acquire(False)  # a wake-up from before this look is spent
+                    leads = False
+                    if reads:
+                        if self._reading is None and not self._pins and not yielded:
+                            leads = True
+                            self._willing.pop(waiter, None)
+                            self._reading = waiter
+                            self._sittings += 1
+                        else:
+                            self._willing[waiter] = None
+                            self._pass_seat_locked()
+                if leads:
+                    if self._lead(ready, deadline):
+                        return True
+                    yielded = True
+                else:
+                    waiter.acquire(True, bounded(left))
+                    yielded = False
+        finally:
+            if waiter is not None:
+                with self._lock:
+                    self._waiters.pop(waiter, None)
+                    self._willing.pop(waiter, None)
+                    if waiter in crowd:
+                        crowd.remove(waiter)
+                    if self._reading is waiter:
+                        self._reading = None
+                    waiter.acquire(False)
+                    self._spare.append(waiter)
+                    self._pass_seat_locked()
+                    if sends:
+                        self._senders.pop(waiter, None)
+                        self._pass_pen_locked()
+
+    def _inside(self) -> bool:
+        """Whether this very thread is in a critical section: we are in a handler or finalizer."""
+        return self._lock._is_owned() or self.transport.inside()  # type: ignore[attr-defined]
+
+    def _wake_locked(self, waiter: threading.Lock) -> None:
+        """Wake ``waiter`` from its sleep, or from the connection if it leads."""
+        if waiter is self._reading:
+            self.transport.wake()
+        elif waiter.locked():
+            try:
+                waiter.release()
+            except RuntimeError:
+                pass  # drop() was first
+
+    def _wake_all_locked(self, crowd: list[threading.Lock] | None) -> None:
+        if crowd:
+            for waiter in crowd:
+                self._wake_locked(waiter)
+
+    def _wake_readers_locked(self, stream: StreamState) -> None:
+        """Have those who wait to read ``stream`` look again, wherever they wait."""
+        self._wake_all_locked(stream.readers)
+        if self._leading is stream and self._reading is not None:
+            self.transport.wake()
+
+    def _pass_seat_locked(self) -> None:
+        """The rule: while somebody waits, a free read seat is watched over."""
+        if self._reading is None and (self._pins or self._reader_parked or self.death is not None):
+            self._wake_locked(self._reader_waiter)
+
+    def _announce_locked(self, but: object = None) -> list[Poller] | None:
+        """Wake those whom the protocol's changes concern; returns the pollers to bring up.
+
+        Not ``but``: the one who dispatches looks for itself.
+        """
+        protocol = self.protocol
+        pollers: list[Poller] | None = None
+        if protocol.changed:
+            for stream in protocol.changed:
+                for crowd in (stream.readers, stream.writers):
+                    for waiter in crowd or ():
+                        if waiter is not but:
+                            self._woke = self._woke or waiter in self._willing
+                            self._wake_locked(waiter)
+                if stream.poller is not None:
+                    pollers = pollers or []
+                    pollers.append(stream.poller)
+            protocol.changed.clear()
+        if protocol.arrived:
+            protocol.arrived = False
+            for waiter in self._acceptors:
+                if waiter is not but:
+                    self._woke = True
+                    self._wake_locked(waiter)
+            if self.session_poller is not None:
+                pollers = pollers or []
+                pollers.append(self.session_poller)
+        if self._drainers and not protocol.alive:
+            self._wake_all_locked(self._drainers)
+        return pollers
+
+    def _follow_up(self, pollers: list[Poller] | None) -> None:
+        """What a change leaves to be done without the lock."""
+        if pollers:
+            for poller in pollers:
+                poller.sync()
+        if self.protocol.urgent or self.transport.pending:
+            self.push()
+
+    # The end.
+
+    def _dead(self) -> bool:
+        return self.death is not None
+
+    def session_error_locked(
+        self, stream: StreamState | None = None, *, retryable: bool = False
+    ) -> Error:
+        """A fresh exception that says the session is over, with the first cause chained."""
+        kind: type[Error] = SessionClosed
+        code: int | None = None
+        text = "the session is closed"
+        error = None if self.death is None else self.death.error
+        if isinstance(error, SessionClosed):
+            kind, text, code = type(error), str(error.strerror), error.code
+        elif error is not None:
+            assert self.death is not None
+            text, code = f"the session ended: {error}", self.death.code
+        elif not self._closing and self.death is not None:
+            text = "the peer ended the session"
+        # A stream whose SYN never left is unknown to the peer.
+        unseen = retryable or (stream is not None and not stream.opened)
+        result = kind(text, code=code, retryable=unseen)
+        result.__cause__ = error
+        return result
+
+    def _connection_ended_locked(self) -> None:
+        """The connection's end of file."""
+        if self.protocol.goaway is None:
+            where = " in the middle of a frame" if self.protocol.codec.mid_frame else ""
+            text = f"the peer closed the connection{where} without a GOAWAY"
+            cause = ConnectionResetError(errno.ECONNRESET, text)
+            self._die_locked(ErrorCode.PEER_EOF, cause, b"")
+            return
+        _, number, debug = self.protocol.goaway
+        code = ErrorCode.of(number)
+        text = f"the peer ended the session: {code.name}"
+        text += f" ({debug.decode('utf-8', 'replace')})" if debug else ""
+        error = RemoteGoneAway(text, code=code) if code else None
+        self._die_locked(code, error, debug)
+
+    def _connection_failed_locked(self, error: OSError | ValueError) -> None:
+        """A read failed."""
+        if self.protocol.goaway is not None:
+            self._connection_ended_locked()
+        else:
+            cause = error if isinstance(error, OSError) else os_error(errno.EBADF)
+            self._die_locked(ErrorCode.PEER_EOF, cause, b"")
+
+    def _die(self, code: ErrorCode, error: BaseException | None, debug: bytes) -> None:
+        with self._lock:
+            self._die_locked(code, error, debug)
+
+    def _die_locked(self, code: ErrorCode, error: BaseException | None, debug: bytes) -> None:
+        """The session is over. The first cause stands; everybody is woken."""
+        if self.death is not None:
+            return
+        self.death = SessionEnd(code, error, debug)
+        if self._jammed:
+            self.transport.shutdown()  # a connection that is full takes no last words either
+        for waiter in self._waiters:
+            self._wake_locked(waiter)
+        if self._reading is not None:
+            self.transport.wake()
+        self._wake_locked(self._reader_waiter)
+        self._wake_locked(self._writer_waiter)
+
+    # What stands above: see read_seat.py and write_seat.py.
+
+    def _lead(self, ready: Callable[[], object], deadline: float | None) -> bool:
+        raise NotImplementedError
+
+    def _pass_pen_locked(self) -> None:
+        raise NotImplementedError
+
+    def push(self, *, always: bool = False) -> None:
+        raise NotImplementedError
+
+
+def os_error(number: int) -> OSError:
+    """The ``OSError`` subclass for an errno, with the system's text."""
+    return OSError(number, os.strerror(number))
+
+
+def new_waiter() -> threading.Lock:
+    waiter = threading.Lock()
+    waiter.acquire()
+    return waiter
+
+
+def bounded(seconds: float | None) -> float:
+    """A time-out as ``Lock.acquire`` takes it."""
+    return -1 if seconds is None else min(seconds, threading.TIMEOUT_MAX)

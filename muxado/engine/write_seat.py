@@ -1,0 +1,536 @@
+"""The write seat: who sends, in which order, and the writer thread with the heartbeat's clock."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from muxado.engine.shared import Poller, Shared, bounded, os_error
+from muxado.errors import ErrorCode, HeartbeatTimeout
+from muxado.protocol import StreamState
+
+if TYPE_CHECKING:
+    from muxado.transport import Buffer
+
+__all__ = ["WriteSeat"]
+
+log = logging.getLogger("muxado")
+
+#: Seconds that a SYN or FIN waits for a frame to ride along with.
+_RIDE = 0.001
+#: Rides in a row with nothing to take along before the writer thread parks.
+_IDLE_RIDES = 8
+#: Seconds that the end of the connection is waited for after a write failed.
+_BROKEN = 1.0
+#: A payload of so many bytes or less is joined to its header; more are left where they are.
+_JOIN_UP_TO = 16384
+#: Bytes of one batch.
+_BATCH = 131072
+#: Bytes that non-blocking sends may leave to whoever writes next.
+_MAX_UNSENT = 262144
+#: Seconds to let the read side have its turn before the peer's silence is judged again.
+_LISTEN = 0.005
+
+
+class Write:
+    """Bytes that wait to be sent: a caller's own memory until they go out."""
+
+    __slots__ = ("data", "sent")
+
+    def __init__(self, data: memoryview) -> None:
+        self.data = data
+        self.sent = 0
+
+
+class WriteSeat(Shared):
+    """Everything that sends."""
+
+    # Callers.
+
+    def write(
+        self, stream: StreamState, data: bytes | memoryview, deadline: float | None, *, whole: bool
+    ) -> int:
+        """Send ``data``, all of it or (not ``whole``) as much as goes in one turn.
+
+        Returns how many bytes were sent. Raises ``TimeoutError`` past ``deadline`` (seconds on
+        the monotonic clock), which for ``whole`` may leave some sent.
+        """
+        # Budget of the common case, a small message: two turns of the lock, one system call,
+        # no other thread.
+        size = len(data)
+        protocol = self.protocol
+        seated = framed = False
+        try:
+            with self._lock:
+                if (
+                    not self._writing
+                    and not self._unsent
+                    and not self._scheduled
+                    and stream.write is None
+                    and 0 < size <= stream.send.left
+                    and size <= self._frame_alone
+                    and self._inline
+                    and stream.failure is None
+                    and not stream.fin_out
+                    and self.death is None
+                    and self._broken is None
+                ):
+                    seated = self._writing = True
+                    head = b""
+                    if protocol.urgent or protocol.ending:
+                        head = protocol.control_frames(opening=False)
+                    head += protocol.data_header(stream, size)
+                    stream.wrote = True
+            if seated:
+                frame: list[Buffer] = [head + data] if size <= _JOIN_UP_TO else [head, data]
+                framed = True
+                if self._transmit(frame, len(head) + size, deadline):
+                    return size
+                with self._lock:
+                    if self._broken is None:
+                        self._check_writable_locked(stream)
+                        return size  # put off: the writer thread has it
+        except BaseException as error:
+            if seated and not framed:
+                self._die(ErrorCode.INTERNAL_ERROR, error, b"")
+            raise
+        finally:
+            if seated:
+                self._leave_pen()
+                if stream.poller is not None:
+                    stream.poller.sync()
+        return self._write_slowly(stream, memoryview(data), deadline, whole=whole)
+
+    def _write_slowly(
+        self, stream: StreamState, data: memoryview, deadline: float | None, *, whole: bool
+    ) -> int:
+        write = Write(data)
+        size = len(data)
+        protocol = self.protocol
+        with self._lock:
+            if stream.writers is None:
+                stream.writers = []
+            crowd = stream.writers
+
+        def over() -> bool:
+            return (
+                self.death is not None
+                or stream.failure is not None
+                or stream.fin_out
+                or write.sent == size
+                or (write.sent > 0 and not whole)
+            )
+
+        def window() -> bool:  # or another's turn has come, or somebody else sent
+            return over() or stream.write is not write or stream.send.left > 0
+
+        def turn() -> bool:
+            if over() or stream.write is None or self._broken is not None:
+                return True
+            if stream.write is not write:
+                return False
+            return stream not in protocol.schedule or (self._inline and not self._writing)
+
+        try:
+            while True:
+                seated = False
+                with self._lock:
+                    late = deadline is not None and time.monotonic() >= deadline
+                    if over() or late:
+                        # From here on nobody sends more of it: what is reported is what went.
+                        self._withdraw_locked(stream, write)
+                        if write.sent == size or (write.sent and not whole):
+                            return write.sent
+                        self._check_writable_locked(stream)
+                        raise TimeoutError("timed out")
+                    broken = self._broken is not None
+                    if stream.write is None:
+                        stream.write = write
+                        stream.wrote = True
+                    mine = stream.write is write
+                    blocked = mine and stream.send.left <= 0
+                    if mine and not blocked and not broken:
+                        protocol.schedule.add(stream, stream.priority)
+                        if not self._inline:
+                            self._wake_locked(self._writer_waiter)
+                        elif not self._writing:
+                            seated = self._writing = True
+                if seated:
+                    self._pump(stream, write, deadline, whole=whole)
+                elif broken:
+                    self._wait(self._watchers, self._dead, deadline, reads=True)
+                elif blocked:
+                    self._wait(crowd, window, deadline, reads=True)
+                else:
+                    self._wait(crowd, turn, deadline, sends=mine)
+        finally:
+            with self._lock:
+                self._withdraw_locked(stream, write)
+                self._wake_all_locked(crowd)
+            if stream.poller is not None:
+                stream.poller.sync()
+
+    def _withdraw_locked(self, stream: StreamState, write: Write) -> None:
+        if stream.write is write:
+            stream.write = None
+            self.protocol.schedule.discard(stream)
+
+    def write_now(self, stream: StreamState, data: memoryview) -> int:
+        """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
+        with self._lock:
+            self._check_writable_locked(stream)
+            size = min(len(data), stream.send.left, self._frame_alone)
+            if size <= 0 or stream.write is not None or len(self._unsent) >= _MAX_UNSENT:
+                size = 0
+                self._starved[stream] = None
+            else:
+                # Framed and queued at once: whoever writes next takes it along.
+                self._unsent += self.protocol.data_header(stream, size)
+                self._unsent += data[:size]
+                stream.wrote = True
+            poller = stream.poller
+        if size:
+            self.push(always=True)
+        if poller is not None:
+            poller.sync()
+        if not size:
+            raise os_error(errno.EAGAIN)
+        return size
+
+    def check_writable(self, stream: StreamState) -> None:
+        """Raise what a send would raise."""
+        with self._lock:
+            self._check_writable_locked(stream)
+
+    def writable(self, stream: StreamState) -> bool:
+        """Whether a non-blocking send would be told something other than to wait."""
+        with self._lock:
+            if self.death is not None or stream.failure is not None or stream.fin_out:
+                return True
+            room = stream.write is None and len(self._unsent) < _MAX_UNSENT
+            if not room:
+                self._starved[stream] = None
+            return room and stream.send.left > 0
+
+    def push(self, *, always: bool = False) -> None:
+        """Send what is owed if that needs no waiting; else leave it to who writes next."""
+        with self._lock:
+            if self._writing or self.death is not None or not (always or self._owed_locked()):
+                return  # whoever sits looks again before it leaves
+            if not self._inline:
+                self._wake_locked(self._writer_waiter)
+                return
+            self._writing = True
+        self._pump(None, None, 0.0, whole=True)
+
+    def _owed_locked(self) -> bool:
+        """Something must go at once that no caller waits to send."""
+        return bool(self._unsent or self.protocol.urgent or self.transport.pending)
+
+    # In the seat.
+
+    def _pump(
+        self,
+        stream: StreamState | None,
+        write: Write | None,
+        deadline: float | None,
+        *,
+        whole: bool,
+    ) -> None:
+        """In the write seat: send batches until ``write`` is out; the seat is free on return.
+
+        Without ``write``, until nothing is left that can be sent.
+        """
+        try:
+            while True:
+                with self._lock:
+                    if self.death is not None:
+                        return
+                    if (
+                        stream is not None
+                        and write is not None
+                        and (stream not in self.protocol.schedule or (write.sent > 0 and not whole))
+                    ):
+                        return
+                    buffers = self._batch_locked(write)
+                if not buffers and not self.transport.pending:
+                    return
+                if not self._transmit(buffers, sum(map(len, buffers)), deadline):
+                    return
+        finally:
+            self._leave_pen()
+
+    def _batch_locked(self, write: Write | None) -> list[Buffer]:
+        """The best next frames, what was left over first. They count as sent.
+
+        Without ``write`` only what no caller waits to send: callers send their data themselves.
+        """
+        protocol = self.protocol
+        schedule = protocol.schedule
+        try:
+            buffers: list[Buffer] = []
+            size = 0
+            if self._unsent:
+                buffers.append(self._unsent)
+                self._unsent = bytearray()
+            if protocol.urgent or protocol.owing():
+                control = protocol.control_frames(opening=write is None)
+                if control:
+                    buffers.append(control)
+            data = write is not None or not self._inline
+            while data and schedule and size < _BATCH:
+                limit = self._frame_shared if len(schedule) > 1 else self._frame_alone
+                stream = schedule.pop()
+                waiting: Write = stream.write
+                start = waiting.sent
+                count = min(limit, len(waiting.data) - start, stream.send.left)
+                buffers.append(protocol.data_header(stream, count))
+                part = waiting.data[start : start + count]
+                # A caller that stops waiting has its memory back, so another's is copied.
+                buffers.append(part if waiting is write else bytes(part))
+                size += count
+                waiting.sent = start + count
+                if waiting.sent < len(waiting.data) and stream.send.left > 0:
+                    schedule.add(stream, stream.priority)
+                    continue
+                if waiting.sent == len(waiting.data):
+                    stream.write = None
+                self._wake_all_locked(stream.writers)
+            return buffers
+        except BaseException as error:
+            self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+            raise
+
+    def _transmit(self, buffers: list[Buffer], size: int, deadline: float | None) -> bool:
+        """Write ``buffers``; false if the rest was put off (past ``deadline``) or lost (death)."""
+        transport = self.transport
+        waiting = False
+        try:
+            while True:
+                sent = transport.send(buffers)
+                size -= sent
+                self._sent += sent
+                if not size and not transport.pending:
+                    return True
+                if sent:
+                    _advance(buffers, sent)
+                left = None if deadline is None else deadline - time.monotonic()
+                with self._lock:
+                    if self.death is not None or (left is not None and left <= 0):
+                        # Even then: the last words must not stand in the middle of a frame.
+                        self._put_off_locked(buffers)
+                        return False
+                    self._jammed = True
+                waiting = True
+                transport.wait_writable(left)
+                waiting = False
+                with self._lock:
+                    self._jammed = False
+        except (OSError, ValueError) as error:
+            # How the connection ended is for the read side to find out: what the peer said
+            # before, a GOAWAY with its reason above all, can still be read. The session lives
+            # until the read side sees the end too, or for _BROKEN seconds.
+            with self._lock:
+                self._jammed = False
+                if self._broken is None:
+                    failure = error if isinstance(error, OSError) else os_error(errno.EBADF)
+                    self._broken = (time.monotonic(), failure)
+                for waiter in self._senders:
+                    self._wake_locked(waiter)
+                self._wake_locked(self._writer_waiter)
+            return False
+        except BaseException as error:
+            with self._lock:
+                self._jammed = False
+                if waiting:  # nothing was being written: all is as it was
+                    self._put_off_locked(buffers)
+                else:
+                    self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+            raise
+
+    def _put_off_locked(self, buffers: list[Buffer]) -> None:
+        """Keep what the connection has not taken; it goes before anything else."""
+        self._unsent[:0] = b"".join(buffers)
+
+    def _leave_pen(self) -> None:
+        protocol = self.protocol
+        with self._lock:
+            self._writing = self._jammed = False
+            if not (
+                self._unsent
+                or self._scheduled
+                or protocol.urgent
+                or protocol.ending
+                or protocol.opening
+                or self._watchers
+                or self._starved
+                or self.death is not None
+                or self.transport.pending
+            ):
+                return  # nothing to pass on, as a rule
+            self._pass_pen_locked()
+            starved = None
+            if self._starved and len(self._unsent) < _MAX_UNSENT:
+                starved = [stream.poller for stream in self._starved if stream.poller is not None]
+                self._starved.clear()
+        if starved:
+            for poller in starved:
+                poller.sync()
+
+    # Leaving it.
+
+    def _pass_pen_locked(self) -> None:
+        """The rule for the write seat: free, with something to send, somebody is woken."""
+        if self._writing:
+            return
+        protocol = self.protocol
+        if self.death is not None:
+            self._wake_locked(self._writer_waiter)
+        elif protocol.schedule and self._senders:
+            self._wake_locked(next(iter(self._senders)))
+        elif self._owed_locked() or (protocol.schedule and not self._inline):
+            self._wake_locked(self._writer_waiter)
+        elif protocol.opening or protocol.ending:
+            self._give_ride_locked()
+        elif self._watchers:
+            self._wake_all_locked(self._watchers)
+
+    def _give_ride_locked(self) -> None:
+        """A SYN or FIN may wait for a frame to ride with: see that it does not wait for ever."""
+        if self._writer_parked or self._closing:
+            self._wake_locked(self._writer_waiter)
+
+    def _flushed_locked(self) -> bool:
+        """Nothing is left that was to be sent and could be."""
+        return self.death is not None or not (
+            self._writing
+            or self._unsent
+            or self.transport.pending
+            or self.protocol.schedule
+            or self.protocol.owing()
+        )
+
+    def _check_writable_locked(self, stream: StreamState) -> None:
+        if stream.failure is not None:
+            raise stream.failure.exception()
+        if self.death is not None:
+            raise self.session_error_locked(stream)
+        if stream.fin_out:
+            raise os_error(errno.EBADF if stream.closed else errno.EPIPE)
+
+    # The writer thread.
+
+    def _write_loop(self) -> None:
+        """The writer thread: what no caller is there to write, the heartbeat, the last words."""
+        me = self._writer_waiter
+        riding, idle = False, 0
+        try:
+            while True:
+                seated = silent = False
+                pause: float | None = None
+                pollers: list[Poller] | None = None
+                with self._lock:
+                    me.acquire(False)
+                    if self._dropped or self._abandoned:
+                        pollers = self._collect_locked()
+                    if self.death is not None:
+                        break
+                    self._writer_parked = False
+                    protocol = self.protocol
+                    beat = self._heartbeat_locked()
+                    lazy = bool(protocol.opening or protocol.ending)
+                    now = (
+                        self._owed_locked()
+                        or bool(protocol.schedule and not self._inline)
+                        or (lazy and (riding or self._closing))
+                    )
+                    if beat is not None and beat <= 0:
+                        silent = True
+                    elif self._broken is not None:
+                        pause = self._broken[0] + _BROKEN - time.monotonic()
+                        if pause <= 0:
+                            self._die_locked(ErrorCode.PEER_EOF, self._broken[1], b"")
+                            break
+                    elif now and not self._writing:
+                        seated = self._writing = True
+                    elif lazy:
+                        pause, riding, idle = _RIDE, True, 0
+                    elif riding and idle < _IDLE_RIDES:
+                        # More opens or closes are likely: they find us awake.
+                        pause, idle = _RIDE, idle + 1
+                    else:
+                        riding, idle = False, 0
+                        self._writer_parked = True
+                    if beat is not None:
+                        pause = beat if pause is None else min(pause, beat)
+                for poller in pollers or ():
+                    poller.sync()
+                if silent:
+                    self._judge_silence()
+                elif seated:
+                    # However long the connection takes no more, the clock goes on.
+                    deadline = None if beat is None else time.monotonic() + beat
+                    self._pump(None, None, deadline, whole=True)
+                else:
+                    me.acquire(True, bounded(pause))
+        except BaseException as error:
+            self._die(ErrorCode.INTERNAL_ERROR, error, b"")
+            log.exception("%s: the writer thread failed", self.name)
+        finally:
+            self._speak_last()
+
+    def _heartbeat_locked(self) -> float | None:
+        """Ask for a sign of life when it is time; returns seconds until this must run again.
+
+        ``None``: never. 0 or less: the peer has been silent for too long.
+        """
+        interval, tolerance = self.config.heartbeat_interval, self.config.heartbeat_tolerance
+        if interval is None:
+            return None
+        now = time.monotonic()
+        if self._heard:  # any byte is life
+            self._heard = False
+            self._waits_since = None
+        if now >= self._asked + interval and self.protocol.beat():
+            self._asked = now
+            if self._waits_since is None:
+                self._waits_since = now
+        left = max(self._asked + interval - now, 0.001)
+        if self._waits_since is not None:
+            left = min(left, self._waits_since + tolerance - now)
+        return left
+
+    def _judge_silence(self) -> None:
+        """The tolerance is over: end the session, unless it is us who have not listened."""
+        if self.transport.readable():
+            # Bytes wait to be read; this process was stopped, or is too busy.
+            self._writer_waiter.acquire(True, _LISTEN)
+            with self._lock:
+                self._waits_since = time.monotonic()
+            return
+        seconds = self.config.heartbeat_tolerance
+        text = f"the peer has been silent for {seconds} seconds after a heartbeat"
+        self._die(ErrorCode.SESSION_CLOSED, HeartbeatTimeout(text), b"")
+
+    # What stands above: see the package.
+
+    def _collect_locked(self) -> list[Poller] | None:
+        raise NotImplementedError
+
+    def _speak_last(self) -> None:
+        raise NotImplementedError
+
+
+def _advance(buffers: list[Buffer], count: int) -> None:
+    """Remove the first ``count`` bytes of ``buffers``."""
+    done = 0
+    for buffer in buffers:
+        if count < len(buffer):
+            break
+        count -= len(buffer)
+        done += 1
+    del buffers[:done]
+    if count:
+        buffers[0] = memoryview(buffers[0])[count:]
