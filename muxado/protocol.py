@@ -343,7 +343,9 @@ class Protocol:
         if self.codec.strict_ids and stream_id <= self.last_peer_id:
             raise ProtocolError(f"SYN for stream {stream_id} after {self.last_peer_id}")
         self.last_peer_id = max(self.last_peer_id, stream_id)
-        if self.going_away or self.peer_streams >= self.config.max_streams:
+        beats = self.codec.carries_types and stream_type == self.codec.heartbeat_type
+        full = self.going_away or self.peer_streams >= self.config.max_streams
+        if full and not beats:
             self.owe_reset(stream_id, ErrorCode.STREAM_REFUSED)
             return
         stream = StreamState(
@@ -366,8 +368,11 @@ class Protocol:
         if codec.carries_types and stream.stream_type >= codec.reserved_types:
             if stream.stream_type == codec.heartbeat_type:
                 self.services[stream] = bytearray()
+                self.peer_streams -= 1
             else:
                 self._refuse(stream, ErrorCode.STREAM_CLOSED)
+        elif self.going_away:  # it came before, its type only now
+            self._refuse(stream, ErrorCode.STREAM_REFUSED)
         elif len(self.backlog) >= self.config.accept_backlog:
             self._refuse(stream, ErrorCode.ACCEPT_QUEUE_FULL)
         else:
@@ -674,12 +679,18 @@ class Protocol:
         while self.backlog:
             _, stream = self.backlog.popitem()
             self._refuse(stream, ErrorCode.STREAM_REFUSED)
+        for stream in list(self._untyped):
+            self._refuse(stream, ErrorCode.STREAM_REFUSED)
 
     def go_away(self, code: int, debug: bytes, *, final: bool) -> None:
         """Owe a GOAWAY; new streams of the peer are refused from here on."""
         self.going_away = True
         # Before the end, a stream that waits for accept() is still going to be served.
-        last = self.last_accepted if final else max(self.last_accepted, *self.backlog, 0)
+        # So is its heartbeat, without which Go ends the session.
+        last = self.last_accepted
+        if not final:
+            beats = [stream.id for stream in self.services if not stream.local]
+            last = max(last, *self.backlog, *beats, 0)
         self._goaway = self.codec.goaway(last, code, debug, final=final)
         self.urgent = True
 
@@ -810,10 +821,10 @@ class Protocol:
             return
         del self.streams[stream.id]
         self.grants.pop(stream, None)
-        self.services.pop(stream, None)
+        beats = self.services.pop(stream, None) is not None
         self._says.pop(stream, None)
         self._untyped.pop(stream, None)
         if not stream.local:
-            self.peer_streams -= 1
+            self.peer_streams -= not beats
             if self.backlog.pop(stream.id, None) is not None:
                 self.arrived = True  # or rather left: who polls for it must look again

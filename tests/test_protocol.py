@@ -277,6 +277,25 @@ class TestOpening:
         ]
         assert end.quiet()
 
+    def test_syns_leave_in_the_order_of_their_ids(self) -> None:
+        """Go's GOAWAY names the SYN that came last: out of order, it would tell nothing."""
+        end = End(client=True)
+        end.open(announced=False)
+        end.open(fin=True, announced=False)
+        third, fourth = end.open(announced=False), end.open(announced=False)
+        assert parse(end.write(third, b"first to write")) == [
+            ("SYN", 3, 0, 0),
+            ("DATA", 3, 0, False, b""),
+            ("SYN", 5, 0, 0),
+            ("DATA", 5, 0, True, b""),
+            ("SYN", 7, 0, 0),
+            ("DATA", 7, 14, False, b"first to write"),
+        ]
+        assert not fourth.opened
+        end.protocol.end(fourth, urgent=True)
+        assert end.sent() == [("SYN", 9, 0, 0), ("DATA", 9, 0, True, b"")]
+        assert end.quiet()
+
     def test_a_stream_closed_before_its_syn_is_still_seen(self) -> None:
         # As a TCP server sees a connection that was made and closed.
         end = End(client=True)

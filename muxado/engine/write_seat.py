@@ -493,9 +493,9 @@ class WriteSeat(Shared):
         if self._heard:  # any byte is life
             self._heard = False
             self._waits_since = None
-        if now >= self._asked + interval and self.protocol.beat():
+        if now >= self._asked + interval:
             self._asked = now
-            if self._waits_since is None:
+            if self.protocol.beat() and self._waits_since is None:
                 self._waits_since = now
         left = max(self._asked + interval - now, 0.001)
         if self._waits_since is not None:

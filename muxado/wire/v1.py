@@ -177,7 +177,7 @@ class Version1(Codec):
     def syn(
         self, stream_id: int, length: int, *, fin: bool, priority: int, stream_type: int
     ) -> bytes:
-        flags, body = int(fin and not length), b""
+        flags, body = 0, b""
         if priority:
             flags |= _HAS_PRIORITY
             body += _word.pack(priority)
@@ -185,7 +185,8 @@ class Version1(Codec):
             flags |= _HAS_TYPE
             body += _word.pack(stream_type)
         frame = _head.pack(len(body), flags, _SYN, stream_id) + body
-        return frame + self.data(stream_id, length, fin=fin) if length else frame
+        # FIN on the SYN itself makes the original end its own direction in place of ours.
+        return frame + self.data(stream_id, length, fin=fin) if length or fin else frame
 
     def rst(self, stream_id: int, code: int) -> bytes:
         return _head_word.pack(4, 0, _RST, stream_id, _number(code, 7))
