@@ -175,7 +175,7 @@ class Stream:
             return self._recv_with_flags(bufsize, flags)
         if not bufsize:
             return b""
-        return self._engine.read(state, lambda: state.take(bufsize), b"", self._deadline())
+        return self._engine.read(state, state.take, bufsize, b"", self._deadline())
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         view = memoryview(buffer)
@@ -197,7 +197,7 @@ class Stream:
         if not view:
             return 0
         state = self._state
-        return self._engine.read(state, lambda: state.take_into(view), 0, self._deadline())
+        return self._engine.read(state, state.take_into, view, 0, self._deadline())
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         """As on a connected TCP socket: the address is ``None``."""
@@ -220,19 +220,19 @@ class Stream:
             # A message larger than the window never lies here whole.
             least = min(bufsize, state.receive.size) if flags & _MSG_WAITALL else 1
             try:
-                return engine.read(state, lambda: state.peek(bufsize), b"", deadline, least=least)
+                return engine.read(state, state.peek, bufsize, b"", deadline, least=least)
             except (TimeoutError, BlockingIOError):
                 if least == 1:
                     raise
-            return engine.read(state, lambda: state.peek(bufsize), b"", 0.0)
+            return engine.read(state, state.peek, bufsize, b"", 0.0)
         if not flags & _MSG_WAITALL:
-            return engine.read(state, lambda: state.take(bufsize), b"", deadline)
+            return engine.read(state, state.take, bufsize, b"", deadline)
         # A whole message may be larger than the window, so it is taken as it comes.
         parts: list[bytes] = []
         left = bufsize
         while left:
             try:
-                part = engine.read(state, lambda: state.take(left), b"", deadline)  # noqa: B023
+                part = engine.read(state, state.take, left, b"", deadline)
             except OSError:
                 if not parts:
                     raise

@@ -26,6 +26,7 @@ _LONG = 20
 #: A read of so many bytes or more is followed by another without a wait.
 _EAGER = 16384
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -37,13 +38,14 @@ class ReadSeat(WriteSeat):
     def read(
         self,
         stream: StreamState,
-        take: Callable[[], T],
+        take: Callable[[A], T],
+        what: A,
         nothing: T,
         deadline: float | None,
         *,
         least: int = 1,
     ) -> T:
-        """Wait for ``least`` bytes and return ``take()``, called under the lock.
+        """Wait for ``least`` bytes and return ``take(what)``, called under the lock.
 
         At the end of file that is what there is, and ``nothing`` where that is none.
         ``deadline`` is in seconds on the monotonic clock, ``None`` for never, 0 for not to wait
@@ -57,7 +59,7 @@ class ReadSeat(WriteSeat):
         def attempt() -> bool:
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
-                taken.append(take())
+                taken.append(take(what))
                 stream.wrote = False
                 if stream.buffered != before:
                     protocol.consumed(stream, before - stream.buffered)
