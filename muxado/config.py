@@ -86,7 +86,8 @@ class Config:
         _check_seconds("linger", self.linger, positive=False)
         _check_count("accept_backlog", self.accept_backlog, 1)
         _check_count("max_streams", self.max_streams, 1)
-        _check_count("window", self.window, 1, MAX_WINDOW)
+        # A type in the data takes four bytes of the window before anything is read.
+        _check_count("window", self.window, 4 if self.typed else 1, MAX_WINDOW)
         _check_count("max_window", self.max_window, self.window, MAX_WINDOW)
         _check_count("max_buffered", self.max_buffered, 1)
 

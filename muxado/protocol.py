@@ -385,7 +385,7 @@ class Protocol:
     def on_data(self, stream_id: int, length: int, piece: memoryview, fin: bool) -> None:
         stream = self.streams.get(stream_id)
         self._current = None
-        if stream is None:
+        if stream is None or not stream.opened:
             self._check_known(stream_id, "DATA")
             if length or not fin:
                 self.owe_reset(stream_id, ErrorCode.STREAM_CLOSED)
@@ -537,7 +537,8 @@ class Protocol:
         # A peer that goes away for a reason says a second GOAWAY, with NO_ERROR, as it closes.
         # Version 1 tells of its GOAWAY before the debug bytes have come, and then again.
         before = self.goaway
-        if before is None or not before[1] or before == (last_id, code, b""):
+        better = before is not None and not before[1] and (code or not before[2])
+        if before is None or better or before == (last_id, code, b""):
             self.goaway = (last_id, code, debug)
         failure = self._gone_away()
         for stream in list(self.streams.values()):

@@ -18,6 +18,7 @@ from muxado.errors import ErrorCode, SessionClosed
 from muxado.protocol import MAX_PRIORITY, SessionEnd
 from muxado.readiness import Readiness
 from muxado.stream import Stream, check_int, check_option, check_timeout, option
+from muxado.wire.base import MAX_DEBUG
 
 if TYPE_CHECKING:
     import socketserver
@@ -150,9 +151,11 @@ class Session:
     def go_away(self, code: int = ErrorCode.NO_ERROR, debug: bytes = b"") -> None:
         """Tell the peer to open no more streams; those under way go on.
 
-        Streams of the peer that wait for ``accept()`` are still handed out. ``debug`` is for the
-        peer's people.
+        Streams of the peer that wait for ``accept()`` are still handed out. ``debug``, 4096 bytes
+        at most, is for the peer's people.
         """
+        if len(debug) > MAX_DEBUG:
+            raise ValueError(f"debug of {len(debug)} bytes, not {MAX_DEBUG} or less")
         self._engine.go_away(check_int("code", code, 0xFFFFFFFF), bytes(debug))
 
     def drain(self, timeout: float | None = None) -> bool:

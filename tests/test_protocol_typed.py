@@ -7,6 +7,7 @@ heartbeat: what comes on them is sent back, four bytes at a time, and no applica
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 
@@ -111,6 +112,25 @@ class TestAccepting:
         assert end.protocol.accept() is None
         assert not end.protocol.streams
         assert end.sent() == [("RST", 3, ErrorCode.STREAM_CLOSED)]
+
+    def test_what_a_stream_without_its_type_leaves_behind(self) -> None:
+        """Nothing, however it ends: a session sees any number of them."""
+        end = typed()
+
+        def run(ids: range) -> None:
+            for stream_id in ids:
+                opening = syn(stream_id, TYPE[:2])
+                ending = rst(stream_id, 6) if stream_id % 4 == 1 else data(stream_id, fin=True)
+                end.feed(opening, ending)
+                end.sent()
+
+        run(range(3, 203, 2))
+        tracemalloc.start()
+        try:
+            run(range(203, 4203, 2))
+            assert tracemalloc.get_traced_memory()[0] < 20_000
+        finally:
+            tracemalloc.stop()
 
     def test_one_that_waits_for_its_type_while_we_go_away(self) -> None:
         """Either our GOAWAY names it, or it is refused: its opener may have tried elsewhere."""

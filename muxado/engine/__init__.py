@@ -15,13 +15,14 @@ in :meth:`Engine.read`. Every predicate includes the session's death.
 
 **Leading.** The one in the read seat reads without the lock, dispatches under it, wakes those
 whose wait may be over, and leaves when its own is. It also leaves when it has woken somebody who
-reads: that one will be back for more, and then needs nobody to hand it over. Another thread whose
-doing ends a leader's wait (close, shutdown, reset) wakes it through the transport.
+reads: that one will be back for more, and then needs nobody to hand it over. A caller that leaves
+the seat wakes nobody, because it too is likely to be back; one that closes its stream is not, and
+wakes one of those who could sit. Another thread whose doing ends a leader's wait (close, shutdown,
+reset) wakes it through the transport.
 
-**The reader thread** watches over the seat. While callers use it, it naps: ``_NAP`` seconds, or
-``_NAP_WATCHED`` while others wait too. When it finds the seat free, and unused since its last
-look, it wakes one of those who could sit, or sits itself where there are none. That timer is what
-no lost promotion can defeat; a caller that leaves the seat wakes nobody. When one leader has sat
+**The reader thread** watches over the seat. While callers use it, it naps for ``_NAP`` seconds.
+When it finds the seat free, and unused since its last look, it wakes one of those who could sit, or
+sits itself where there are none. No lost promotion can defeat that timer. When one leader has sat
 through ``_LONG`` naps the thread parks, and the leader wakes it when it leaves. So neither an idle
 session nor a caller that waits for an hour polls. While a descriptor of ``fileno()`` is in use the
 thread keeps the seat, because pollers wait where no caller of ours does.
@@ -176,6 +177,7 @@ class Engine(ReadSeat):
             self._wake_readers_locked(stream)
             self._wake_all_locked(stream.writers)
             pollers = self._announce_locked()
+            self._replace_locked()
         self._follow_up(pollers)
 
     def reset(self, stream: StreamState, code: int) -> None:

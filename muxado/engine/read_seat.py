@@ -19,8 +19,6 @@ log = logging.getLogger("muxado")
 
 #: Seconds the reader thread stays away from the seat after waking somebody.
 _NAP = 0.005
-#: The same while others wait too, who have nobody else to look after them.
-_NAP_WATCHED = 0.001
 #: Naps that one leader sits through before the reader thread parks.
 _LONG = 20
 #: A read of so many bytes or more is followed by another without a wait.
@@ -279,19 +277,14 @@ class ReadSeat(WriteSeat):
                         naps = 0
                         if unused:
                             self._wake_locked(next(iter(self._willing)))
-                        elif self._willing:
-                            pause = _NAP_WATCHED
                     elif unused:
                         naps += 1
                         if naps >= _LONG:
                             self._reader_parked, pause = True, None
                     else:
                         naps = 0
-                        if self._willing:
-                            pause = _NAP_WATCHED
                 if sit:
                     self._sit()
-                    pause = _NAP_WATCHED
                     with self._lock:
                         used = self._sittings
                         if self._pins or self.death is not None:

@@ -218,6 +218,11 @@ class Shared:
         if self._reading is None and (self._pins or self._reader_parked or self.death is not None):
             self._wake_locked(self._reader_waiter)
 
+    def _replace_locked(self) -> None:
+        """A caller is done with its stream, and may have been the one to sit next: wake another."""
+        if self._reading is None and self._willing and not self._pins:
+            self._wake_locked(next(iter(self._willing)))
+
     def _announce_locked(self, but: object = None) -> list[Poller] | None:
         """Wake those whom the protocol's changes concern; returns the pollers to bring up.
 
@@ -227,10 +232,11 @@ class Shared:
         pollers: list[Poller] | None = None
         if protocol.changed:
             for stream in protocol.changed:
+                back = not stream.fin_in and stream.failure is None  # it will wait again
                 for crowd in (stream.readers, stream.writers):
                     for waiter in crowd or ():
                         if waiter is not but:
-                            self._woke = self._woke or waiter in self._willing
+                            self._woke = self._woke or (back and waiter in self._willing)
                             self._wake_locked(waiter)
                 if stream.poller is not None:
                     pollers = pollers or []
