@@ -169,7 +169,7 @@ class Engine(ReadSeat):
                 self.protocol.schedule.discard(stream)
             if self.death is None:
                 self.protocol.close(stream)
-                if self.protocol.ending:
+                if self.protocol.ending and not self.protocol.urgent:
                     self._give_ride_locked()
             stream.closed = True
             self._unpin_locked(stream)

@@ -81,6 +81,8 @@ class ReadSeat(WriteSeat):
                         and not protocol.urgent
                     ):
                         seated = True
+                        if self._late:
+                            self._wake_late_locked()
                         self._reading, self._leading = taken, stream
                         self._sittings += 1
             if seated:
@@ -187,6 +189,8 @@ class ReadSeat(WriteSeat):
                 with self._lock:
                     pollers = self._dispatch_locked(count)
                     done = bool(ready())
+                    if self._late and not done:
+                        self._wake_late_locked()
                     leave = (
                         done
                         or self._woke
@@ -263,6 +267,7 @@ class ReadSeat(WriteSeat):
                     if self._reader_parked:
                         # A leader that leaves after a long wait will probably be back.
                         self._reader_parked, used, naps = False, -1, 0
+                    self._wake_late_locked()
                     pinned = bool(self._pins) or not self._inline
                     free = self._reading is None
                     unused = used == self._sittings
@@ -304,6 +309,7 @@ class ReadSeat(WriteSeat):
             count = self._receive()
             with self._lock:
                 pollers = self._dispatch_locked(count)
+                self._wake_late_locked()
                 leave = self.death is not None or (bool(self._willing) and not self._pins)
                 self._woke = False
                 if leave:

@@ -88,6 +88,7 @@ class Shared:
         self._leading: StreamState | None = None  # guarded by _lock: whose read() sat down last
         self._sittings = 0  # guarded by _lock: how often a caller sat down
         self._woke = False  # guarded by _lock: the last dispatch woke somebody who reads
+        self._late: list[threading.Lock] = []  # guarded by _lock: see _wake_late_locked()
         self._pins = 0  # guarded by _lock: descriptors of fileno() in use
         self._reader_waiter = new_waiter()
         self._reader_parked = False  # guarded by _lock
@@ -159,6 +160,7 @@ class Shared:
                     if reads:
                         if self._reading is None and not self._pins and not yielded:
                             leads = True
+                            self._wake_late_locked()
                             self._willing.pop(waiter, None)
                             self._reading = waiter
                             self._sittings += 1
@@ -218,6 +220,18 @@ class Shared:
         if self._reading is None and (self._pins or self._reader_parked or self.death is not None):
             self._wake_locked(self._reader_waiter)
 
+    def _wake_late_locked(self) -> None:
+        """Wake those for whom nothing came but the end of file.
+
+        A leader whose own wait is over has something to do, a new stream to serve as often as
+        not, and one who only learns that it is finished would compete with it for the interpreter.
+        So these are woken when a caller next sits down to wait, or by the reader thread's next
+        look; at once when the leader has nothing to do.
+        """
+        for waiter in self._late:
+            self._wake_locked(waiter)
+        self._late.clear()
+
     def _replace_locked(self) -> None:
         """A caller is done with its stream, and may have been the one to sit next: wake another."""
         if self._reading is None and self._willing and not self._pins:
@@ -233,11 +247,19 @@ class Shared:
         if protocol.changed:
             for stream in protocol.changed:
                 back = not stream.fin_in and stream.failure is None  # it will wait again
-                for crowd in (stream.readers, stream.writers):
-                    for waiter in crowd or ():
-                        if waiter is not but:
-                            self._woke = self._woke or (back and waiter in self._willing)
-                            self._wake_locked(waiter)
+                late = stream.fin_in and not stream.buffered and but is not None
+                for waiter in stream.readers or ():
+                    if waiter is but:
+                        continue
+                    if late:
+                        self._late.append(waiter)
+                    else:
+                        self._woke = self._woke or back
+                        self._wake_locked(waiter)
+                for waiter in stream.writers or ():
+                    if waiter is not but:
+                        self._woke = self._woke or (back and waiter in self._willing)
+                        self._wake_locked(waiter)
                 if stream.poller is not None:
                     pollers = pollers or []
                     pollers.append(stream.poller)

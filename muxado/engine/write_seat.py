@@ -19,7 +19,7 @@ __all__ = ["WriteSeat"]
 log = logging.getLogger("muxado")
 
 #: Seconds that a SYN or FIN waits for a frame to ride along with.
-_RIDE = 0.001
+_RIDE = 0.003
 #: Rides in a row with nothing to take along before the writer thread parks.
 _IDLE_RIDES = 8
 #: Seconds that the end of the connection is waited for after a write failed.
