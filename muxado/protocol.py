@@ -524,6 +524,8 @@ class Protocol:
             self._check_known(stream_id, "WNDINC")
             return
         stream.answered = True
+        if stream in self._says:
+            self.urgent = True
         if not stream.send.grant(increment):
             text = f"the peer raised the window of stream {stream_id} over 2**31 - 1"
             self._reset(stream, Failure(FlowControlError, text, ErrorCode.FLOW_CONTROL_ERROR))
@@ -704,7 +706,6 @@ class Protocol:
             or self.grants
             or self.ending
             or self.opening
-            or self._says
             or self._probing
             or self._goaway is not None
         )

@@ -161,7 +161,8 @@ class Session:
     def drain(self, timeout: float | None = None) -> bool:
         """:meth:`go_away`, then wait until no stream is left.
 
-        True when none is; false when ``timeout`` seconds passed first.
+        True when none is; false when ``timeout`` seconds passed first. Raises ``SessionClosed``
+        when the session breaks under the streams that are left.
         """
         timeout = check_timeout(timeout)
         deadline = None if timeout is None else time.monotonic() + timeout

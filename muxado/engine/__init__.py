@@ -255,7 +255,12 @@ class Engine(ReadSeat):
 
     def drain(self, deadline: float | None) -> bool:
         """Wait until no stream is left; false past ``deadline``."""
-        return self._wait(self._drainers, lambda: not self.protocol.alive or self._dead(), deadline)
+        protocol = self.protocol
+        done = self._wait(self._drainers, lambda: not protocol.alive or self._dead(), deadline)
+        with self._lock:
+            if protocol.alive and self.death is not None and self.death.error is not None:
+                raise self.session_error_locked()  # they ended, but not as they should
+        return done
 
     def wait(self, deadline: float | None) -> SessionEnd:
         """Wait for the end of the session."""

@@ -212,6 +212,7 @@ class ReadSeat(WriteSeat):
 
     def _receive(self) -> int | None:
         """One read into the buffer; ``None`` for nothing yet, -1 for a connection that failed."""
+        self._receiving = True
         try:
             count = self.transport.recv_into(self._read_buffer)
         except (BlockingIOError, InterruptedError):
@@ -226,6 +227,7 @@ class ReadSeat(WriteSeat):
 
     def _dispatch_locked(self, count: int | None) -> list[Poller] | None:
         """Give what was read to its streams and wake whom it concerns."""
+        self._receiving = False
         self._woke = False
         if self.death is not None or count is None or count < 0:
             return None

@@ -504,8 +504,8 @@ class WriteSeat(Shared):
 
     def _judge_silence(self) -> None:
         """The tolerance is over: end the session, unless it is us who have not listened."""
-        if self.transport.readable():
-            # Bytes wait to be read; this process was stopped, or is too busy.
+        if self.transport.readable() or (self._inline and self._receiving):
+            # Bytes have come, and this process was stopped, or is too busy to have looked.
             self._writer_waiter.acquire(True, _LISTEN)
             with self._lock:
                 self._waits_since = time.monotonic()

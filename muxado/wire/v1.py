@@ -202,8 +202,9 @@ class Version1(Codec):
     def guess(self, data: bytes) -> str:
         if other := guess_other(data):
             return other
-        # Version 2 begins with DATA, type 1 and flag SYN, in the fourth byte.
-        if len(data) >= 4 and data[3] & 0xF2 == 0x12:
+        # Version 2 begins with a DATA or a GOAWAY: 1 or 3 in the upper half of the fourth byte.
+        # To version 1 these are types that it does not have.
+        if len(data) >= 4 and data[3] & 0xFC in (0x10, 0x30):
             return "a version 2 peer"
         return ""
 

@@ -156,7 +156,8 @@ class Version2(Codec):
     def guess(self, data: bytes) -> str:
         if other := guess_other(data):
             return other
-        # Version 1 begins with a SYN: two bytes of length, flags, type 1.
-        if len(data) >= 4 and data[3] == 1 and not data[0] and data[1] <= 8 and data[2] <= 7:
+        # Version 1 begins with a SYN or a GOAWAY: type 1 or 6 in the fourth byte. In version 2
+        # that is an RST, whose length is 4.
+        if len(data) >= 4 and data[3] in (1, 6) and data[:3] != b"\0\0\4":
             return "a version 1 peer"
         return ""

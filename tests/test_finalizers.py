@@ -1,0 +1,370 @@
+"""Finalizers run wherever the collector strikes, or the last reference goes.
+
+They may meet their own thread inside the session's lock, or another between any two of its steps.
+They may not wait, and what they ask for may not get lost.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import muxado
+from muxado import ErrorCode
+
+from .conformance.crew import GUARD, Crew
+from .gates import Gate, Once, Plain, before
+from .support import (
+    DATA,
+    FIN,
+    SYN,
+    WNDINC,
+    RawPeer,
+    Sessions,
+    frame,
+    streams,
+    threads_of,
+    until,
+    waiting,
+)
+
+Litter = list[Any]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Garbage is collected when the test says so."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def drop(held: Litter) -> None:
+    """Let go of streams and sessions that were never closed."""
+    with pytest.warns(ResourceWarning, match="unclosed"):
+        held.clear()
+
+
+def half_closed(stream: muxado.Stream) -> Any:
+    """A file of ``stream``, which is closed and lives on for it, as in ``http.client``.
+
+    The finalizer of such a file closes the stream for good.
+    """
+    file = stream.makefile("rb")
+    stream.close()
+    return file
+
+
+def accept(session: muxado.Session) -> muxado.Stream:
+    session.settimeout(GUARD)
+    stream, _ = session.accept()
+    stream.settimeout(GUARD)
+    return stream
+
+
+# Inside a critical section.
+
+
+@pytest.mark.parametrize("where", ["session", "tls"])
+@pytest.mark.usefixtures("no_collector")
+def test_a_file_is_collected_inside_a_lock(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The collector strikes a thread that holds the lock which closing a stream takes."""
+    pair = sessions.tls() if where == "tls" else sessions.socketpair()
+    near, far = streams(pair)
+    engine = pair[0]._engine
+    cycle: Litter = [half_closed(pair[0].open())]
+    cycle.append(cycle)
+    del cycle
+    doomed = accept(pair[1])
+    inside = []
+
+    def collect() -> None:
+        inside.append(engine._inside())
+        gc.collect()
+
+    owner, name = (
+        (engine.transport._tls, "write")  # type: ignore[attr-defined]
+        if where == "tls"
+        else (engine.protocol, "data_header")
+    )
+    before(monkeypatch, owner, name, Once(collect))
+    crew.start(near.sendall, b"x").result()
+    assert inside == [True]
+    assert far.recv(1) == b"x"
+    assert doomed.recv(1) == b""
+    doomed.close()
+
+
+def test_a_file_dies_at_every_line(sessions: Sessions, crew: Crew) -> None:
+    """A stream's last file goes at each line of the session's that a round trip runs, in turn."""
+    pair = sessions.socketpair()
+    near, far = streams(pair)
+    near.settimeout(GUARD)
+
+    def echo() -> None:
+        while data := far.recv(1):
+            far.sendall(data)
+
+    def close_all() -> None:
+        for stream in pair[1]:
+            stream.close()
+
+    crew.start(close_all)
+    echoing = crew.start(echo)
+
+    def strike(line: int) -> bool:
+        """One round trip; whether it came to ``line`` of its lines."""
+        held = [half_closed(pair[0].open())]
+        left = line
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            nonlocal left
+            if f"{os.sep}muxado{os.sep}" not in frame.f_code.co_filename:
+                return None
+            left -= event == "line"
+            if not left:
+                held.clear()
+            return trace
+
+        tracing = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            near.sendall(b"x")
+            assert near.recv(1) == b"x"
+        finally:
+            sys.settrace(tracing)
+        if not held:
+            return True
+        held.clear()
+        return False
+
+    def strikes() -> int:
+        line = 1
+        while strike(line):
+            line += 1
+        return line
+
+    assert crew.start(strikes).result() > 50
+    until(lambda: pair[0].stats().streams == 1)
+    near.shutdown(socket.SHUT_WR)
+    echoing.result()
+
+
+def test_a_file_dies_while_window_updates_are_written(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its stream is one of those whose updates are being written, and closing it takes it out."""
+    peer = raw(window=4096)
+    engine = peer.session._engine
+    peer.send(*[frame(DATA, SYN, number) for number in (3, 5, 7)])
+    doomed, other, third = [accept(peer.session) for _ in range(3)]
+    ends: Litter = []
+    with Gate() as gate:
+        before(monkeypatch, engine.transport, "send", gate.stop)
+        sending = crew.start(third.sendall, b"x")
+        gate.reached()
+        for stream in (doomed, other):
+            peer.send(frame(DATA, 0, stream.id, bytes(3000)))
+            assert len(stream.recv(3000, socket.MSG_WAITALL)) == 3000
+        ends.append(half_closed(doomed))
+        del doomed, stream
+        before(monkeypatch, engine.protocol.codec, "window", Once(ends.clear))
+        gate.open()
+        sending.result()
+    assert peer.expect(DATA, 7).body == b"x"
+    assert [peer.expect(WNDINC, number).word for number in (3, 5)] == [3000, 3000]
+    assert peer.expect(DATA, 3).flags == FIN
+    other.close()
+    third.close()
+
+
+@pytest.mark.parametrize("where", ["_is_readable", "_is_writable"])
+def test_a_descriptor_is_closed_while_it_is_brought_up(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A stream's last file goes in the thread that is just bringing up its descriptor."""
+    peer = raw()
+    peer.send(frame(DATA, SYN, 3), frame(DATA, SYN, 5))
+    stream, other = accept(peer.session), accept(peer.session)
+    descriptor = stream.fileno()
+    readiness = stream._readiness
+    held = [half_closed(stream)]
+    before(monkeypatch, readiness, where, Once(held.clear))
+    del stream, readiness
+    peer.send(frame(DATA, 0, 3, b"news"))
+    until(lambda: not held)
+    peer.send(frame(DATA, 0, 5, b"and on"))
+    assert other.recv(6) == b"and on"
+    other.close()
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+# Dropped without close().
+
+
+def test_a_dropped_stream_is_ended(sessions: Sessions) -> None:
+    """The last thing done was a read, and nothing more is written that its FIN could ride with."""
+    client, server = sessions.socketpair()
+    with client.open() as near:
+        near.settimeout(GUARD)
+        near.sendall(b"x")
+        held = [accept(server)]
+        assert held[0].recv(1) == b"x"
+        drop(held)
+        assert near.recv(1) == b""
+
+
+def test_drain_waits_for_a_stream_that_is_dropped(sessions: Sessions, crew: Crew) -> None:
+    """The last stream goes by its finalizer, and nothing comes from the peer afterwards."""
+    client, server = sessions.socketpair()
+    with client.open() as near:
+        near.sendall(b"x")
+        held = [accept(server)]
+        draining = crew.start(server.drain)
+        waiting(server, 1)
+        drop(held)
+        assert draining.result() is True
+
+
+def test_a_stream_is_dropped_after_the_writer_thread_has_looked(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is dropped between that thread's look at what was dropped and its sleep."""
+    client, server = sessions.socketpair()
+    with client.open() as near:
+        near.settimeout(GUARD)
+        near.sendall(b"x")
+        held = [accept(server)]
+        assert held[0].recv(1) == b"x"
+        engine = server._engine
+        until(lambda: engine._writer_parked)
+        before(monkeypatch, engine, "_heartbeat_locked", Once(lambda: drop(held)))
+        engine._rouse()  # for nothing: after this one look it sleeps again
+        assert near.recv(1) == b""
+
+
+def test_a_stream_is_dropped_while_the_writer_thread_is_woken(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between somebody's look whether the writer thread sleeps and the wake-up that follows."""
+
+    class Waiter:
+        def __init__(self, waiter: Any) -> None:
+            self.acquire, self.release = waiter.acquire, waiter.release
+            self._waiter = waiter
+
+        def locked(self) -> bool:
+            locked: bool = self._waiter.locked()
+            if locked:
+                meanwhile()
+            return locked
+
+    client, server = sessions.socketpair()
+    with client.open() as near:
+        near.settimeout(GUARD)
+        near.sendall(b"x")
+        held = [accept(server)]
+        assert held[0].recv(1) == b"x"
+        engine = server._engine
+        meanwhile = Once(lambda: drop(held))
+        until(lambda: engine._writer_parked)
+        monkeypatch.setattr(engine, "_writer_waiter", Waiter(engine._writer_waiter))
+        server.open().close()
+        assert not held
+        assert near.recv(1) == b""
+
+
+def test_a_stream_is_dropped_between_dispatch_and_its_descriptor(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader thread has taken down which descriptors to bring up, and its stream goes."""
+    peer = raw()
+    peer.send(frame(DATA, SYN, 3), frame(DATA, SYN, 5))
+    held, other = [accept(peer.session)], accept(peer.session)
+    held[0].fileno()
+    engine = peer.session._engine
+    before(monkeypatch, engine, "_follow_up", Once(lambda: drop(held)))
+    peer.send(frame(DATA, 0, 3, b"news"))
+    until(lambda: not held)
+    until(lambda: peer.session.stats().streams == 1)
+    peer.send(frame(DATA, 0, 5, b"and on"))
+    assert other.recv(6) == b"and on"
+    assert engine._pins == 0
+    other.close()
+
+
+def test_a_session_is_dropped_with_a_descriptor() -> None:
+    """Its threads bring up the descriptor for the last time when nobody holds it any more."""
+    near, far = socket.socketpair()
+    held: Litter = [muxado.server(near)]
+    descriptor = held[0].fileno()
+    threads = threads_of(held[0])
+    drop(held)
+    for thread in threads:
+        thread.join(GUARD)
+        assert not thread.is_alive()
+    del threads
+    far.settimeout(GUARD)
+    assert far.recv(8)[3] >> 4 == 3, "a GOAWAY"
+    far.close()
+    gc.collect()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+
+
+def test_dropped_over_a_connection_that_nothing_wakes(sessions: Sessions) -> None:
+    """A stream, then the session, while its reader thread is blocked in the user's object."""
+    near, far = socket.socketpair()
+    client: Litter = [muxado.client(Plain(near))]
+    server = muxado.server(far)
+    sessions.keep(server)
+    held = [client[0].open()]
+    held[0].sendall(b"x")
+    with accept(server) as stream:
+        assert stream.recv(1) == b"x"
+        drop(held)
+        assert stream.recv(1) == b""
+    threads = threads_of(client[0])
+    drop(client)
+    assert server.wait(GUARD).code == ErrorCode.NO_ERROR
+    for thread in threads:
+        thread.join(GUARD)
+        assert not thread.is_alive()
+
+
+def test_the_warning_is_an_error(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With -W error the warning ends the finalizer: by then the rest of it must be done."""
+    client, server = sessions.socketpair()
+    caught = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: caught.append(args.exc_type))
+    held: Litter = [client.open()]
+    held[0].sendall(b"x")
+    with accept(server) as stream, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert stream.recv(1) == b"x"
+        held.clear()
+        assert stream.recv(1) == b""
+    near, far = socket.socketpair()
+    held.append(muxado.client(near))
+    threads = threads_of(held[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        held.clear()
+    for thread in threads:
+        thread.join(GUARD)
+        assert not thread.is_alive()
+    assert caught == [ResourceWarning] * 2
+    far.close()

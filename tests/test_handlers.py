@@ -1,0 +1,71 @@
+"""Handlers of signals that use the session whose call they interrupt."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+
+import pytest
+
+import muxado
+from muxado import ErrorCode
+
+from .conformance.crew import GUARD
+from .gates import Once, after
+from .support import Sessions, read_all, streams, threads_of, until
+
+#: What a handler may do to the session and stream whose call it interrupts, or to another stream.
+ACTIONS: dict[str, Callable[[muxado.Session, muxado.Stream, muxado.Stream], object]] = {
+    "stats": lambda session, stream, other: session.stats(),
+    "open": lambda session, stream, other: session.open().close(),
+    "close-other": lambda session, stream, other: other.close(),
+    "accept": lambda session, stream, other: session.accept(),
+    "drain": lambda session, stream, other: session.drain(),
+    "close": lambda session, stream, other: session.close(),
+    "kill": lambda session, stream, other: session.kill(),
+}
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_a_handler_inside_the_lock(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A signal arrives in the main thread while that holds the session's lock.
+
+    What would wait is refused, the end of the session comes a moment later, the rest is done.
+    """
+    pair = sessions.socketpair()
+    near, far = streams(pair)
+    other, far_other = streams(pair)
+    engine = pair[0]._engine
+    outcome: list[object] = []
+
+    def handler(*_: object) -> None:
+        assert engine._inside()
+        try:
+            outcome.append(ACTIONS[name](pair[0], near, other))
+        except RuntimeError as error:
+            outcome.append(error)
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        strike = Once(lambda: signal.raise_signal(signal.SIGUSR1))
+        after(monkeypatch, engine.protocol, "data_header", strike)
+        near.sendall(b"x")
+    except muxado.SessionClosed:
+        assert name in ("close", "kill")
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert len(outcome) == 1
+    if name in ("close", "kill"):
+        assert pair[0].wait(GUARD).code == ErrorCode.NO_ERROR
+        end = pair[1].wait(GUARD)
+        assert end.code == (ErrorCode.NO_ERROR if name == "close" else ErrorCode.PEER_EOF)
+        until(lambda: not threads_of(pair[0]))
+        return
+    assert isinstance(outcome[0], RuntimeError) == (name in ("accept", "drain"))
+    assert far.recv(1) == b"x"
+    if name == "close-other":
+        assert read_all(far_other) == b""
+    near.sendall(b"and on")
+    assert far.recv(6) == b"and on"

@@ -1,0 +1,339 @@
+"""Interleavings of threads that once lost a wake-up, sent a byte twice or made a thread spin.
+
+Each test forces one: a thread is stopped at the point in question while another does its part.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import muxado
+
+from .conformance.certificate import Certificate
+from .conformance.crew import GUARD, Crew
+from .gates import Calls, Gate, HookedLock, Once, after, polls
+from .support import (
+    DATA,
+    RST,
+    SYN,
+    WNDINC,
+    RawPeer,
+    Sessions,
+    frame,
+    read_all,
+    small_send_buffer,
+    streams,
+    until,
+    waiting,
+    word,
+)
+
+#: Turns of the writer thread that only one which spins takes.
+MANY = 1000
+
+
+def test_a_second_sender_does_not_replace_the_crowd(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second sendall queues while the first writes; then the first waits for the window.
+
+    Both must stand where the peer's grant looks for them. The descriptor keeps the senders from
+    reading, so that nothing but the grant wakes them.
+    """
+    pair = sessions.socketpair()
+    near, far = streams(pair)
+    near.fileno()
+    with Gate() as gate:
+        after(monkeypatch, pair[0]._engine.transport, "send", gate.stop_large)
+        first = crew.start(near.sendall, bytes(300_000))
+        gate.reached()
+        second = crew.start(near.sendall, bytes(1000))
+        waiting(pair[0], 1)
+        gate.open()
+        waiting(pair[0], 2)
+        far.settimeout(GUARD)
+        assert len(far.recv(301_000, socket.MSG_WAITALL)) == 301_000
+        first.result()
+        second.result()
+
+
+def test_a_reset_overtakes_a_grant(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One read brings the bytes that make a window update due, and the RST that makes it moot.
+
+    Something was owed at once and nothing is left to send: the writer thread must come to rest.
+    """
+    peer = raw(window=4096)
+    engine = peer.session._engine
+    peer.send(frame(DATA, SYN, 3))
+    stream, _ = peer.session.accept()
+    stream.shutdown(socket.SHUT_RD)
+    turns = Calls(monkeypatch, engine, "_heartbeat_locked")
+    peer.send(frame(DATA, 0, 3, bytes(3000)), frame(RST, 0, 3, word(6)))
+    until(lambda: stream._state.failure)
+    until(lambda: not engine.protocol.urgent or turns.count > MANY)
+    assert turns.count <= MANY
+    stream.close()
+
+
+def test_a_reset_overtakes_a_syn(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SYN must go at once, another thread is writing, and the stream is reset meanwhile.
+
+    As above, nothing is left to send.
+    """
+    peer = raw(client=True)
+    engine = peer.session._engine
+    with Gate() as gate, peer.session.open() as first:
+        after(monkeypatch, engine.transport, "send", gate.stop_large)
+        sending = crew.start(first.sendall, bytes(10_000))
+        gate.reached()
+        with peer.session.open() as second:
+            with pytest.raises(BlockingIOError):
+                second.recv(1, socket.MSG_DONTWAIT)
+            second.reset()
+            assert engine.protocol.urgent
+            turns = Calls(monkeypatch, engine, "_heartbeat_locked")
+            gate.open()
+            sending.result()
+            until(lambda: not engine.protocol.urgent or turns.count > MANY)
+            assert turns.count <= MANY
+
+
+def test_bytes_that_came_with_the_end_of_the_handshake(
+    certificate: Certificate, sessions: Sessions, crew: Crew
+) -> None:
+    """The client's last handshake message and its first frame arrive in one read.
+
+    The frame lies in memory when the session begins, and no poll of the descriptor tells of it.
+    """
+    near, far = socket.socketpair()
+    near.settimeout(GUARD)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = certificate.client_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3  # where the client speaks last
+    tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    unfinished = certificate.server_context().wrap_socket(
+        far, server_side=True, do_handshake_on_connect=False
+    )
+    making = crew.start(muxado.server, unfinished)
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            near.sendall(outgoing.read())
+            incoming.write(near.recv(65536))
+    tls.write(frame(DATA, SYN, 3, b"hello"))
+    near.sendall(outgoing.read())
+    session = making.result()
+    sessions.keep(session)
+    session.settimeout(GUARD)
+    stream, _ = session.accept()
+    assert stream.recv(5) == b"hello"
+    stream.close()
+    near.close()
+
+
+def test_a_descriptor_comes_and_goes_before_the_leader_looks(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader thread asks the leader for the seat; the reason is gone when the leader looks.
+
+    The leader stays, then, and must wake the reader thread when it leaves for its own reasons.
+    """
+    peer = raw(client=True)
+    engine = peer.session._engine
+    reader = engine._reader
+    asked = threading.Event()
+
+    def wake() -> None:
+        if threading.current_thread() is reader:
+            asked.set()
+
+    def stop(*_: object) -> None:
+        if threading.current_thread() is not reader:
+            gate.stop()
+
+    with Gate() as gate, peer.session.open() as stream, peer.session.open() as other:
+        after(monkeypatch, engine.transport, "wait_readable", stop)
+        after(monkeypatch, engine.transport, "wake", wake)
+        reading = crew.start(stream.recv, 1)
+        waiting(peer.session, 1)
+        # Whatever comes makes the reader thread leave the seat to the one who waits.
+        peer.send(frame(WNDINC, 0, other.id, word(1)))
+        until(lambda: engine._reading not in (None, engine._reader_waiter))
+        other.fileno()
+        gate.reached()
+        assert asked.wait(GUARD)
+        other.close()
+        gate.open()
+        peer.send(frame(DATA, 0, stream.id, b"x"))
+        assert reading.result() == b"x"
+        until(lambda: engine._reading is engine._reader_waiter)
+
+
+def test_a_stream_is_reset_in_the_backlog(raw: Callable[..., RawPeer]) -> None:
+    """The session's descriptor reports a stream, and the peer takes it back before accept()."""
+    peer = raw()
+    peer.session.setblocking(False)
+    assert not polls(peer.session, select.POLLIN)
+    peer.send(frame(DATA, SYN, 3))
+    until(lambda: polls(peer.session, select.POLLIN))
+    peer.send(frame(RST, 0, 3, word(6)))
+    until(lambda: not polls(peer.session, select.POLLIN))
+    with pytest.raises(BlockingIOError):
+        peer.session.accept()
+
+
+def test_a_descriptor_that_another_stream_makes_unwritable(
+    raw: Callable[..., RawPeer], crew: Crew
+) -> None:
+    """One stream's bytes fill what may wait, and another's descriptor is brought up meanwhile.
+
+    It must be brought up again when there is room, although its stream never sent anything.
+    """
+    peer = raw(client=True, window=2**22, heartbeat_interval=None)
+    small_send_buffer(peer.session)
+    with peer.session.open() as idle, peer.session.open() as busy:
+        assert polls(idle, select.POLLOUT)
+        busy.setblocking(False)
+
+        def fill() -> None:
+            with pytest.raises(BlockingIOError):
+                while True:
+                    busy.send(bytes(60_000))
+
+        fill()
+        until(lambda: peer.session._engine._jammed)  # the writer thread, with all of that
+        fill()
+        peer.send(frame(DATA, 0, idle.id, b"news"))
+        until(lambda: not polls(idle, select.POLLOUT))
+
+        def drain() -> None:
+            while peer.sock.recv(65536):
+                pass
+
+        crew.start(drain)
+        until(lambda: polls(idle, select.POLLOUT))
+        assert idle.recv(4) == b"news"
+
+
+def test_a_send_that_may_not_wait_writes_no_bytes_of_others(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write seat is free, its next holder woken but not there yet: a send that may not wait
+    sits down in between, and must leave the other's bytes to the other."""
+    peer = raw(client=True)
+    engine = peer.session._engine
+    with (
+        Gate() as pen,
+        Gate() as sleep,
+        peer.session.open() as first,
+        peer.session.open() as second,
+        peer.session.open() as third,
+    ):
+        third.setblocking(False)
+        after(monkeypatch, engine.transport, "send", pen.stop_large)
+        writing = crew.start(first.sendall, bytes(10_000))
+        pen.reached()
+
+        def released() -> None:
+            if engine._senders:  # it stands in the line for the seat, and is about to sleep
+                sleep.stop()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "_lock", HookedLock(engine._lock, released))
+            queued = crew.start(second.sendall, bytes(20_000))
+            sleep.reached()
+        pen.open()
+        writing.result()
+        assert third.send(b"y") == 1
+        assert second._state.write.sent == 0
+        sleep.open()
+        queued.result()
+
+
+def test_what_send_reports_is_all_that_went(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between send()'s look at how much went and its return another thread writes.
+
+    It must not take more of the bytes, which the caller is going to send again.
+    """
+    pair = sessions.socketpair()
+    near, far = streams(pair)
+    other, _ = streams(pair)
+    engine = pair[0]._engine
+    data = random.Random(1).randbytes(200_000)  # more than one frame
+    reading = crew.start(read_all, far)
+    meanwhile = Once(lambda: crew.start(other.sendall, b"x").result())
+    sender = threading.current_thread()
+    looks = False
+
+    def released() -> None:
+        if looks and threading.current_thread() is sender:
+            meanwhile()
+
+    def left() -> None:  # the write seat: what comes next is the look
+        nonlocal looks
+        looks = threading.current_thread() is sender
+
+    monkeypatch.setattr(engine, "_lock", HookedLock(engine._lock, released))
+    after(monkeypatch, engine, "_leave_pen", left)
+    count = near.send(data)
+    assert 0 < count < len(data)
+    near.sendall(data[count:])
+    near.shutdown(socket.SHUT_WR)
+    assert reading.result() == data
+
+
+def test_a_send_that_timed_out_sends_nothing_later(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the moment when send() finds its time over and its return another thread writes.
+
+    It must not take the bytes, of which the caller is told that none went.
+    """
+    pair = sessions.socketpair()
+    near, far = streams(pair)
+    other, _ = streams(pair)
+    engine = pair[0]._engine
+    sender = threading.current_thread()
+    late = False
+
+    def waited(*_: object) -> None:
+        nonlocal late
+        late = threading.current_thread() is sender
+
+    with Gate() as gate:
+        after(monkeypatch, engine.transport, "send", gate.stop_large)
+        writing = crew.start(other.sendall, bytes(200_000))
+        gate.reached()
+
+        def write_on() -> None:
+            gate.open()
+            writing.result()
+
+        meanwhile = Once(write_on)
+
+        def released() -> None:
+            if late and threading.current_thread() is sender:
+                meanwhile()
+
+        monkeypatch.setattr(engine, "_lock", HookedLock(engine._lock, released))
+        after(monkeypatch, engine, "_wait", waited)
+        near.settimeout(0.01)
+        with pytest.raises(TimeoutError):
+            near.send(b"late")
+    near.shutdown(socket.SHUT_WR)
+    assert read_all(far) == b""
