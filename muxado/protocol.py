@@ -267,7 +267,7 @@ class Protocol:
         self.last_accepted = 0
         self.last_peer_id = self.codec.first_id[1 if client else 0] - 2
         #: Streams whose SYN is not sent yet, in the order of their ids.
-        self.opening: dict[StreamState, None] = {}
+        self.opening: collections.OrderedDict[StreamState, None] = collections.OrderedDict()
         #: Streams whose FIN is not sent yet.
         self.ending: dict[StreamState, None] = {}
         #: Streams with an update of their receive window due.

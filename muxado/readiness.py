@@ -67,6 +67,11 @@ class Readiness:
                         self._inner.recv(65536)
             self._stuffed = stuffed
 
+    def forsake(self) -> None:
+        """In the child of a fork: the bytes in the pair are the parent's, the lock nobody's."""
+        self._lock = threading.RLock()
+        self.close()
+
     def close(self) -> None:
         """Give the descriptors back; so does the garbage collector."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import heapq
 from typing import Generic, TypeVar
 
@@ -21,7 +22,8 @@ class Schedule(Generic[T]):
     def __init__(self) -> None:
         #: The items, each with its priority; to look at only.
         self.waiting: dict[T, int] = {}
-        self._levels: dict[int, dict[T, None]] = {}  # level -> its items, first come first
+        # level -> its items, first come first; a plain dict gets slow when its front is deleted
+        self._levels: dict[int, collections.OrderedDict[T, None]] = {}
         self._order: list[int] = []  # heap of the negated levels; exactly the keys of _levels
 
     def __len__(self) -> int:
@@ -40,7 +42,7 @@ class Schedule(Generic[T]):
         self.waiting[item] = priority
         level = self._levels.get(priority)
         if level is None:
-            level = self._levels[priority] = {}
+            level = self._levels[priority] = collections.OrderedDict()
             heapq.heappush(self._order, -priority)
         level[item] = None
 

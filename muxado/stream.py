@@ -105,10 +105,13 @@ class Stream:
             self._engine.check_writable(self._state)
             return 0
         timeout = self._timeout
-        if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
-            return self._engine.write_now(self._state, memoryview(view))
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return self._engine.write(self._state, view, deadline, whole=False)
+        try:
+            if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
+                return self._engine.write_now(self._state, memoryview(view))
+            deadline = None if timeout is None else time.monotonic() + timeout
+            return self._engine.write(self._state, view, deadline, whole=False)
+        finally:
+            _release(view)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         if flags:
@@ -120,13 +123,16 @@ class Stream:
             self._engine.check_writable(self._state)
             return
         timeout = self._timeout
-        if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
-            view = memoryview(view)
-            while view:
-                view = view[self._engine.write_now(self._state, view) :]
-            return
-        deadline = None if timeout is None else time.monotonic() + timeout
-        self._engine.write(self._state, view, deadline, whole=True)
+        try:
+            if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
+                done = 0
+                while done < len(view):
+                    done += self._engine.write_now(self._state, memoryview(view)[done:])
+                return
+            deadline = None if timeout is None else time.monotonic() + timeout
+            self._engine.write(self._state, view, deadline, whole=True)
+        finally:
+            _release(view)
 
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Iterable[Any] = (), flags: int = 0, *_: Any
@@ -155,8 +161,11 @@ class Stream:
                 part = file.read(_FILE_PART if count is None else min(_FILE_PART, count - total))
                 if not part:
                     break
-                self.sendall(part)
-                total += len(part)
+                view = memoryview(part)
+                while view:
+                    sent = self.send(view)
+                    view = view[sent:]
+                    total += sent
         finally:
             if total and hasattr(file, "seek"):
                 file.seek(offset + total)
@@ -190,14 +199,17 @@ class Stream:
         if nbytes:
             view = view[:nbytes]
         self._check_open()
-        if flags:
-            data = self._recv_with_flags(len(view), flags)
-            view[: len(data)] = data
-            return len(data)
-        if not view:
-            return 0
-        state = self._state
-        return self._engine.read(state, state.take_into, view, 0, self._deadline())
+        try:
+            if flags:
+                data = self._recv_with_flags(len(view), flags)
+                view[: len(data)] = data
+                return len(data)
+            if not view:
+                return 0
+            state = self._state
+            return self._engine.read(state, state.take_into, view, 0, self._deadline())
+        finally:
+            view.release()
 
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         """As on a connected TCP socket: the address is ``None``."""
@@ -271,8 +283,10 @@ class Stream:
     def _decref_socketios(self) -> None:  # socket.SocketIO calls it when it is closed
         if self._io_refs > 0:
             self._io_refs -= 1
-        if self._closed:
-            self.close()
+        if self._closed and self._io_refs <= 0 and not self._state.closed:
+            # A file's finalizer may call this in a thread that is inside any session.
+            self._readiness = None
+            self._engine.drop(self._state)
 
     def detach(self) -> int:
         """A stream has no descriptor of its own to give away."""
@@ -324,8 +338,10 @@ class Stream:
             engine, state = self._engine, self._state
             made = Readiness(lambda: engine.readable(state), lambda: engine.writable(state))
             readiness = engine.pin(state, made)
-            if readiness is not made:  # another thread was first
+            if readiness is not made or state.closed:  # another thread was first
                 made.close()
+            if state.closed:
+                return -1
             self._readiness = readiness
             readiness.sync()
         return readiness.fileno()
@@ -459,6 +475,12 @@ def _bytes_of(data: Any) -> memoryview:
         raise TypeError("a bytes-like object is required, not 'str'")
     view = memoryview(data)
     return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
+
+
+def _release(view: bytes | memoryview) -> None:
+    # Or an exception that somebody keeps would keep the caller's buffer from being resized.
+    if isinstance(view, memoryview):
+        view.release()
 
 
 def _check_flags(flags: int, known: int) -> None:

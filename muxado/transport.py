@@ -73,6 +73,8 @@ class Transport:
     #: The socket's, where there is one.
     family = 0
     proto = 0
+    #: Set when bytes came, even if they were not enough to return any; for the user to clear.
+    heard = False
     #: Bytes taken by :meth:`send` that are still to be written: call ``send(())``.
     pending = False
 
@@ -251,6 +253,7 @@ class Secure(Polled):
         self._cipher = memoryview(bytearray(_TLS_PART))  # the reader's
         self._tail = memoryview(b"")  # the writer's: ciphertext the socket did not take
         self._ended = False  # the reader's
+        self._failure: ssl.SSLError | None = None  # the reader's: behind what it has returned
 
     @property
     def sock(self) -> socket.socket:
@@ -300,6 +303,8 @@ class Secure(Polled):
             (self.wait_readable if want == "r" else self.wait_writable)(left)
 
     def recv_into(self, into: memoryview) -> int | None:
+        if self._failure is not None:
+            raise self._failure
         done, room = 0, len(into)
         while True:
             with self._lock:
@@ -317,6 +322,10 @@ class Secure(Polled):
                     return done
                 except ssl.SSLZeroReturnError:
                     return done
+                except ssl.SSLError as error:
+                    if not done:
+                        raise
+                    self._failure = error  # the records before the broken one are good
             if done:
                 return done
             if self._ended:
@@ -327,6 +336,7 @@ class Secure(Polled):
                 return None
             with self._lock:
                 if count:
+                    self.heard = True
                     self._incoming.write(self._cipher[:count])
                 else:
                     self._ended = True

@@ -10,6 +10,7 @@ import gc
 import os
 import socket
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -106,6 +107,48 @@ def test_a_file_is_collected_inside_a_lock(
     doomed.close()
 
 
+def test_files_are_collected_inside_each_others_lock(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sessions, two threads, each inside its session's lock when a file of the other's goes."""
+    pairs = [sessions.socketpair() for _ in range(2)]
+    ends = [streams(pair) for pair in pairs]
+    held = [[half_closed(client.open())] for client, _ in pairs]
+    both = threading.Barrier(2)
+
+    def collect(number: int) -> None:
+        both.wait(GUARD)
+        held[number].clear()
+
+    for number, (client, _) in enumerate(pairs):
+        strike = Once(lambda other=1 - number: collect(other))
+        before(monkeypatch, client._engine.protocol, "data_header", strike)
+    for task in [crew.start(near.sendall, b"x") for near, _ in ends]:
+        task.result()
+    for client, _ in pairs:
+        until(lambda: client.stats().streams == 1)  # noqa: B023
+
+
+def test_a_file_with_bytes_to_send_is_collected_inside_a_lock(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its finalizer would send them, in a thread that may not wait there: the session goes on."""
+    pair = sessions.socketpair()
+    near, far = streams(pair)
+    caught = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: caught.append(args.exc_type))
+    stream = pair[0].open()
+    held = [stream.makefile("wb")]
+    held[0].write(b"late")
+    stream.close()
+    del stream
+    before(monkeypatch, pair[0]._engine.protocol, "data_header", Once(held.clear))
+    crew.start(near.sendall, b"x").result()
+    assert far.recv(1) == b"x"
+    until(lambda: pair[0].stats().streams == 1)
+    assert caught in ([], [RuntimeError])  # CPython tells of it since 3.13
+
+
 def test_a_file_dies_at_every_line(sessions: Sessions, crew: Crew) -> None:
     """A stream's last file goes at each line of the session's that a round trip runs, in turn."""
     pair = sessions.socketpair()
@@ -161,15 +204,15 @@ def test_a_file_dies_at_every_line(sessions: Sessions, crew: Crew) -> None:
     echoing.result()
 
 
-def test_a_file_dies_while_window_updates_are_written(
-    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["finalizer", "close"])
+def test_a_stream_goes_while_window_updates_are_written(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Its stream is one of those whose updates are being written, and closing it takes it out."""
+    """It is one of those whose updates are being written, and its end takes it out of them."""
     peer = raw(window=4096)
     engine = peer.session._engine
     peer.send(*[frame(DATA, SYN, number) for number in (3, 5, 7)])
     doomed, other, third = [accept(peer.session) for _ in range(3)]
-    ends: Litter = []
     with Gate() as gate:
         before(monkeypatch, engine.transport, "send", gate.stop)
         sending = crew.start(third.sendall, b"x")
@@ -177,9 +220,13 @@ def test_a_file_dies_while_window_updates_are_written(
         for stream in (doomed, other):
             peer.send(frame(DATA, 0, stream.id, bytes(3000)))
             assert len(stream.recv(3000, socket.MSG_WAITALL)) == 3000
-        ends.append(half_closed(doomed))
+        if how == "close":
+            end = Once(doomed.close)
+        else:
+            held = [half_closed(doomed)]
+            end = Once(held.clear)
         del doomed, stream
-        before(monkeypatch, engine.protocol.codec, "window", Once(ends.clear))
+        before(monkeypatch, engine.protocol.codec, "window", end)
         gate.open()
         sending.result()
     assert peer.expect(DATA, 7).body == b"x"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -20,6 +21,9 @@ ACTIONS: dict[str, Callable[[muxado.Session, muxado.Stream, muxado.Stream], obje
     "open": lambda session, stream, other: session.open().close(),
     "close-other": lambda session, stream, other: other.close(),
     "accept": lambda session, stream, other: session.accept(),
+    "send": lambda session, stream, other: other.send(b"x"),
+    "sendall": lambda session, stream, other: other.sendall(b"x"),
+    "send-now": lambda session, stream, other: other.send(b"x", socket.MSG_DONTWAIT),
     "drain": lambda session, stream, other: session.drain(),
     "close": lambda session, stream, other: session.close(),
     "kill": lambda session, stream, other: session.kill(),
@@ -63,7 +67,8 @@ def test_a_handler_inside_the_lock(
         assert end.code == (ErrorCode.NO_ERROR if name == "close" else ErrorCode.PEER_EOF)
         until(lambda: not threads_of(pair[0]))
         return
-    assert isinstance(outcome[0], RuntimeError) == (name in ("accept", "drain"))
+    refused = name in ("accept", "drain", "send", "sendall", "send-now")
+    assert isinstance(outcome[0], RuntimeError) == refused
     assert far.recv(1) == b"x"
     if name == "close-other":
         assert read_all(far_other) == b""

@@ -9,6 +9,7 @@ import pytest
 
 from muxado import ErrorCode, HeartbeatTimeout
 
+from .clock import INTERVAL, Clock
 from .conformance.crew import GUARD, Crew
 from .support import RawPeer, Sessions, streams, until
 from .version1 import (
@@ -30,7 +31,6 @@ from .version1 import (
 
 Raw = Callable[..., RawPeer]
 
-INTERVAL = 0.05
 QUICK: dict[str, Any] = {"heartbeat_interval": INTERVAL, "heartbeat_tolerance": 0.3}
 #: Asks often and never gives up.
 PATIENT: dict[str, Any] = {"heartbeat_interval": 0.02, "heartbeat_tolerance": GUARD}
@@ -38,14 +38,8 @@ PATIENT: dict[str, Any] = {"heartbeat_interval": 0.02, "heartbeat_tolerance": GU
 
 @pytest.fixture
 def pass_time(raw: Raw) -> Callable[[int], None]:
-    """``pass_time(beats)`` returns when so many intervals are over, by another session's clock."""
-    clock = raw(client=True, heartbeat_interval=INTERVAL, heartbeat_tolerance=GUARD)
-
-    def wait(beats: int) -> None:
-        for _ in range(beats):
-            clock.expect(1, 0x7FFFFFFF)  # the probe of version 2
-
-    return wait
+    """``pass_time(beats)`` returns when about so many intervals are over."""
+    return Clock(raw).wait
 
 
 def asked(peer: RawPeer1, stream_id: int) -> bytes:

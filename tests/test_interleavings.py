@@ -1,4 +1,4 @@
-"""Interleavings of threads that once lost a wake-up, sent a byte twice or made a thread spin.
+"""Interleavings of threads that once lost a wake-up or bytes, or sent them twice.
 
 Each test forces one: a thread is stopped at the point in question while another does its part.
 """
@@ -18,7 +18,7 @@ import muxado
 
 from .conformance.certificate import Certificate
 from .conformance.crew import GUARD, Crew
-from .gates import Calls, Gate, HookedLock, Once, after, polls
+from .gates import Gate, HookedLock, Once, after, before, polls
 from .support import (
     DATA,
     RST,
@@ -34,9 +34,6 @@ from .support import (
     waiting,
     word,
 )
-
-#: Turns of the writer thread that only one which spins takes.
-MANY = 1000
 
 
 def test_a_second_sender_does_not_replace_the_crowd(
@@ -64,82 +61,50 @@ def test_a_second_sender_does_not_replace_the_crowd(
         second.result()
 
 
-def test_a_reset_overtakes_a_grant(
-    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One read brings the bytes that make a window update due, and the RST that makes it moot.
-
-    Something was owed at once and nothing is left to send: the writer thread must come to rest.
-    """
-    peer = raw(window=4096)
-    engine = peer.session._engine
-    peer.send(frame(DATA, SYN, 3))
-    stream, _ = peer.session.accept()
-    stream.shutdown(socket.SHUT_RD)
-    turns = Calls(monkeypatch, engine, "_heartbeat_locked")
-    peer.send(frame(DATA, 0, 3, bytes(3000)), frame(RST, 0, 3, word(6)))
-    until(lambda: stream._state.failure)
-    until(lambda: not engine.protocol.urgent or turns.count > MANY)
-    assert turns.count <= MANY
-    stream.close()
-
-
-def test_a_reset_overtakes_a_syn(
-    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A SYN must go at once, another thread is writing, and the stream is reset meanwhile.
-
-    As above, nothing is left to send.
-    """
-    peer = raw(client=True)
-    engine = peer.session._engine
-    with Gate() as gate, peer.session.open() as first:
-        after(monkeypatch, engine.transport, "send", gate.stop_large)
-        sending = crew.start(first.sendall, bytes(10_000))
-        gate.reached()
-        with peer.session.open() as second:
-            with pytest.raises(BlockingIOError):
-                second.recv(1, socket.MSG_DONTWAIT)
-            second.reset()
-            assert engine.protocol.urgent
-            turns = Calls(monkeypatch, engine, "_heartbeat_locked")
-            gate.open()
-            sending.result()
-            until(lambda: not engine.protocol.urgent or turns.count > MANY)
-            assert turns.count <= MANY
-
-
-def test_bytes_that_came_with_the_end_of_the_handshake(
-    certificate: Certificate, sessions: Sessions, crew: Crew
-) -> None:
-    """The client's last handshake message and its first frame arrive in one read.
-
-    The frame lies in memory when the session begins, and no poll of the descriptor tells of it.
-    """
-    near, far = socket.socketpair()
+def shake_hands(
+    near: socket.socket, certificate: Certificate
+) -> tuple[ssl.SSLObject, ssl.MemoryBIO]:
+    """The client's side of a TLS handshake; its last message lies in what is returned."""
     near.settimeout(GUARD)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     context = certificate.client_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_3  # where the client speaks last
     tls = context.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            tls.do_handshake()
+            return tls, outgoing
+        except ssl.SSLWantReadError:
+            near.sendall(outgoing.read())
+            incoming.write(near.recv(65536))
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["alone", "before a broken one"])
+def test_records_that_came_in_one_read(
+    certificate: Certificate, sessions: Sessions, crew: Crew, broken: bool
+) -> None:
+    """The client's last handshake message and its first frame arrive in one read.
+
+    The frame lies in memory when the session begins, and no poll of the descriptor tells of it.
+    It is good, whatever comes behind it.
+    """
+    near, far = socket.socketpair()
     unfinished = certificate.server_context().wrap_socket(
         far, server_side=True, do_handshake_on_connect=False
     )
     making = crew.start(muxado.server, unfinished)
-    while True:
-        try:
-            tls.do_handshake()
-            break
-        except ssl.SSLWantReadError:
-            near.sendall(outgoing.read())
-            incoming.write(near.recv(65536))
+    tls, outgoing = shake_hands(near, certificate)
     tls.write(frame(DATA, SYN, 3, b"hello"))
+    if broken:
+        outgoing.write(b"\x17\x03\x03\x00\x20" + bytes(32))
     near.sendall(outgoing.read())
     session = making.result()
     sessions.keep(session)
     session.settimeout(GUARD)
     stream, _ = session.accept()
     assert stream.recv(5) == b"hello"
+    if broken:
+        assert isinstance(session.wait(GUARD).error, ssl.SSLError)
     stream.close()
     near.close()
 
@@ -180,6 +145,18 @@ def test_a_descriptor_comes_and_goes_before_the_leader_looks(
         peer.send(frame(DATA, 0, stream.id, b"x"))
         assert reading.result() == b"x"
         until(lambda: engine._reading is engine._reader_waiter)
+
+
+def test_a_stream_is_closed_while_a_descriptor_is_made_for_it(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread closes it in the middle of fileno(), for which the reader thread would sit."""
+    pair = sessions.socketpair()
+    near, _ = streams(pair)
+    engine = pair[0]._engine
+    before(monkeypatch, engine, "pin", lambda *_: near.close())
+    assert near.fileno() == -1
+    assert engine._pins == 0
 
 
 def test_a_stream_is_reset_in_the_backlog(raw: Callable[..., RawPeer]) -> None:
@@ -223,9 +200,11 @@ def test_a_descriptor_that_another_stream_makes_unwritable(
             while peer.sock.recv(65536):
                 pass
 
-        crew.start(drain)
+        draining = crew.start(drain)
         until(lambda: polls(idle, select.POLLOUT))
         assert idle.recv(4) == b"news"
+    peer.session.kill()
+    draining.result()
 
 
 def test_a_send_that_may_not_wait_writes_no_bytes_of_others(

@@ -16,12 +16,13 @@ import muxado
 from muxado import ErrorCode
 
 from .conformance.crew import GUARD, Crew, Task
-from .gates import Gate, Plain, polls
+from .gates import Gate, Plain, after, polls
 from .support import (
     DATA,
     FIN,
     RST,
     SYN,
+    WNDINC,
     RawPeer,
     Sessions,
     frame,
@@ -30,6 +31,7 @@ from .support import (
     threads_of,
     until,
     waiting,
+    word,
 )
 from .test_process import run
 
@@ -106,7 +108,7 @@ def test_an_interrupted_close(
         waiting(peer.session, 1)
 
         def strike() -> None:
-            until(lambda: peer.session._engine._watchers)
+            until(lambda: peer.session._engine._flushers)
             interrupt()
 
         crew.start(strike)
@@ -183,6 +185,42 @@ def test_a_write_that_never_returns(
     far.close()
 
 
+def test_a_flush_that_a_sender_gives_up(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender's time is over, then the peer grants window, then close() waits for the flush.
+
+    When the sender takes its bytes back nothing is left to flush, and close() must be told.
+    """
+    peer = raw(client=True, window=4096, linger=1e6)
+    engine = peer.session._engine
+    with Gate() as gate, peer.session.open() as stream:
+        stream.sendall(bytes(4096))
+        stream.settimeout(0.01)
+        after(monkeypatch, engine, "_wait", gate.stop)
+        sending = crew.start(stream.sendall, b"x")
+        gate.reached()
+        peer.send(frame(WNDINC, 0, stream.id, word(100)))
+        until(lambda: stream._state in engine.protocol.schedule)
+        closing = crew.start(peer.session.close)
+        waiting(peer.session, 1)
+        gate.open()
+        with pytest.raises(TimeoutError):
+            sending.result()
+        closing.result()
+
+
+def test_last_words_are_seen_off(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer's kernel is slow to take the last words, and nothing comes from it meanwhile."""
+    peer = raw(client=True)
+    looks = iter([3, 2, 1, 0])
+    monkeypatch.setattr(peer.session._engine.transport, "unacknowledged", lambda: next(looks))
+    peer.session.close()
+    assert next(looks, None) is None, "the connection was closed too early"
+
+
 def test_a_child_closes_its_copy_of_a_listener() -> None:
     """A forking server's child closes what it inherited: the parent's listener does not notice.
 
@@ -205,6 +243,54 @@ def test_a_child_closes_its_copy_of_a_listener() -> None:
                 client = muxado.dial(path)
                 server, _ = listener.accept()
                 client.close(); server.close()
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_child_uses_its_copy_of_a_stream() -> None:
+    """A fork while another thread brings a descriptor up: the child may read what was there.
+
+    It neither waits for that thread, which is not there, nor takes the byte that makes the
+    parent's descriptor readable.
+    """
+    done = run(
+        """
+        import os, select, signal, socket, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        import muxado
+        near, far = socket.socketpair()
+        with muxado.client(near) as client, muxado.server(far) as server:
+            with client.open() as stream:
+                stream.sendall(b"x")
+                accepted, _ = server.accept()
+                descriptor = accepted.fileno()
+                assert select.select([descriptor], [], [], 20)[0]
+                readiness = accepted._readiness
+                inside, forked = threading.Event(), threading.Event()
+                def stop():
+                    inside.set()
+                    assert forked.wait(20)
+                    return True
+                readable, readiness._is_readable = readiness._is_readable, stop
+                syncing = threading.Thread(target=readiness.sync)
+                syncing.start()
+                assert inside.wait(20)
+                child = os.fork()
+                if not child:
+                    signal.alarm(10)
+                    readiness._is_readable = readable
+                    assert accepted.recv(1) == b"x"
+                    accepted.close()
+                    server.close()
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+                readiness._is_readable = readable
+                forked.set()
+                syncing.join()
+                assert select.select([descriptor], [], [], 0)[0]
+                assert accepted.recv(1) == b"x"
+                accepted.close()
         """
     )
     assert (done.returncode, done.stderr) == (0, "")
@@ -241,3 +327,17 @@ def test_a_time_out_longer_than_poll_takes(sessions: Sessions, crew: Crew) -> No
     for near, _ in ends:
         near.sendall(b"at last")
     assert [task.result() for task in reading] == [b"at last"] * 2
+
+
+@pytest.mark.parametrize("call", ["send", "sendall", "recv_into"])
+def test_a_failed_call_gives_the_buffer_back(raw: Callable[..., RawPeer], call: str) -> None:
+    """Its exception is kept, and with it the frames that had to do with the buffer."""
+    peer = raw(client=True, window=4096)
+    with peer.session.open() as stream:
+        stream.sendall(bytes(4096))
+        stream.settimeout(0.001)
+        buffer = bytearray(8)
+        with pytest.raises(TimeoutError) as caught:
+            getattr(stream, call)(buffer)
+        buffer.clear()  # BufferError while anybody still holds it
+        assert caught.value is not None

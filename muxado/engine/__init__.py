@@ -222,6 +222,8 @@ class Engine(ReadSeat):
             before = self.session_poller if stream is None else stream.poller
             if before is not None:
                 return cast("P", before)
+            if stream is not None and stream.closed:
+                return poller
             self._pins += 1
             if stream is None:
                 self.session_poller = poller
@@ -289,7 +291,7 @@ class Engine(ReadSeat):
         self._follow_up(pollers)
         try:
             if first:
-                self._wait(self._watchers, self._flushed_locked, deadline)
+                self._wait(self._flushers, self._flushed_locked, deadline)
         finally:
             if first:
                 self._die(ErrorCode.NO_ERROR, None, b"")
@@ -390,9 +392,10 @@ class Engine(ReadSeat):
         with contextlib.suppress(OSError, ValueError):
             while transport.unacknowledged() and time.monotonic() < deadline:
                 transport.wait_readable(pause)
-                if transport.recv_into(self._read_buffer) == 0:
-                    break
                 pause = min(pause * 2, 0.05)
+                with contextlib.suppress(BlockingIOError, InterruptedError):
+                    if transport.recv_into(self._read_buffer) == 0:
+                        break
 
     def await_told(self, stop: Callable[[], bool]) -> None:
         """Wait until ``accept()`` has reported the end of the session, or ``stop()``."""
@@ -442,7 +445,7 @@ class Engine(ReadSeat):
         Nobody is woken: a daemon thread that waits on this session would only die noisily of an
         error that nobody is left to care about. The exit of the process closes the connection.
         """
-        self._wait(self._watchers, self._flushed_locked, deadline)
+        self._wait(self._flushers, self._flushed_locked, deadline)
         with self._lock:
             if self.death is not None or self._writing:
                 return
@@ -457,6 +460,10 @@ class Engine(ReadSeat):
         self._lock = threading.RLock()
         self._silent = self._closing = True
         self._waiters, self._willing, self._reading = {}, {}, None
+        pollers = [stream.poller for stream in self.protocol.streams.values()]
+        for poller in [*pollers, self.session_poller]:
+            if poller is not None:
+                poller.forsake()
         if self.death is None:
             error = SessionClosed("the session belongs to the parent process")
             self.death = SessionEnd(ErrorCode.SESSION_CLOSED, error, b"")

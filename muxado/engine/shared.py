@@ -36,6 +36,9 @@ class Poller(Interface):
     def sync(self) -> None:
         """Bring the descriptor up to date; called without the session's lock."""
 
+    def forsake(self) -> None:
+        """In the child of a fork: give up this process's copy, whoever held its lock."""
+
 
 class Descriptor(Poller, Interface):
     """A poller with a descriptor of its own."""
@@ -80,7 +83,8 @@ class Shared:
         self._willing: dict[threading.Lock, None] = {}  # those who could take the read seat
         self._spare: list[threading.Lock] = []  # waiters to use again
         self._acceptors: list[threading.Lock] = []  # who waits for the backlog
-        self._watchers: list[threading.Lock] = []  # who waits for the end, or a flush
+        self._watchers: list[threading.Lock] = []  # who waits for the end
+        self._flushers: list[threading.Lock] = []  # who waits until all is sent
         self._drainers: list[threading.Lock] = []  # who waits for the last stream to go
 
         # The read seat.
@@ -141,8 +145,7 @@ class Shared:
         """
         waiter: threading.Lock | None = None
         reads = reads and self._inline
-        if self._inside():
-            raise RuntimeError("a signal handler would wait for the thread that it interrupted")
+        self._check_reentry()
         try:
             while True:
                 with self._lock:
@@ -195,6 +198,12 @@ class Shared:
     def _inside(self) -> bool:
         """Whether this very thread is in a critical section: we are in a handler or finalizer."""
         return self._lock._is_owned() or self.transport.inside()  # type: ignore[attr-defined]
+
+    def _check_reentry(self) -> None:
+        if self._inside():
+            raise RuntimeError(
+                "a signal handler or a finalizer uses a session that its own thread is inside of"
+            )
 
     def _wake_locked(self, waiter: threading.Lock) -> None:
         """Wake ``waiter`` from its sleep, or from the connection if it leads."""

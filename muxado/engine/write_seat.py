@@ -59,6 +59,7 @@ class WriteSeat(Shared):
         """
         # Budget of the common case, a small message: two turns of the lock, one system call,
         # no other thread.
+        self._check_reentry()
         size = len(data)
         protocol = self.protocol
         seated = framed = False
@@ -101,7 +102,8 @@ class WriteSeat(Shared):
                 self._leave_pen()
                 if stream.poller is not None:
                     stream.poller.sync()
-        return self._write_slowly(stream, memoryview(data), deadline, whole=whole)
+        view = data if isinstance(data, memoryview) else memoryview(data)
+        return self._write_slowly(stream, view, deadline, whole=whole)
 
     def _write_slowly(
         self, stream: StreamState, data: memoryview, deadline: float | None, *, whole: bool
@@ -169,6 +171,8 @@ class WriteSeat(Shared):
             with self._lock:
                 self._withdraw_locked(stream, write)
                 self._wake_all_locked(crowd)
+                if self._flushers:
+                    self._pass_pen_locked()
             if stream.poller is not None:
                 stream.poller.sync()
 
@@ -179,6 +183,7 @@ class WriteSeat(Shared):
 
     def write_now(self, stream: StreamState, data: memoryview) -> int:
         """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
+        self._check_reentry()
         with self._lock:
             self._check_writable_locked(stream)
             size = min(len(data), stream.send.left, self._frame_alone)
@@ -347,6 +352,8 @@ class WriteSeat(Shared):
                 if waiting:  # nothing was being written: all is as it was
                     self._put_off_locked(buffers)
                 else:
+                    # How much was written is not known, so nothing can follow it.
+                    self._broken = (time.monotonic(), os_error(errno.EPROTO))
                     self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
             raise
 
@@ -364,7 +371,7 @@ class WriteSeat(Shared):
                 or protocol.urgent
                 or protocol.ending
                 or protocol.opening
-                or self._watchers
+                or self._flushers
                 or self._starved
                 or self.death is not None
                 or self.transport.pending
@@ -394,8 +401,8 @@ class WriteSeat(Shared):
             self._wake_locked(self._writer_waiter)
         elif protocol.opening or protocol.ending:
             self._give_ride_locked()
-        elif self._watchers:
-            self._wake_all_locked(self._watchers)
+        elif self._flushers:
+            self._wake_all_locked(self._flushers)
 
     def _give_ride_locked(self) -> None:
         """A SYN or FIN may wait for a frame to ride with: see that it does not wait for ever."""
@@ -408,6 +415,7 @@ class WriteSeat(Shared):
             self._writing
             or self._unsent
             or self.transport.pending
+            or self._dropped
             or self.protocol.schedule
             or self.protocol.owing()
         )
@@ -455,9 +463,9 @@ class WriteSeat(Shared):
                             break
                     elif now and not self._writing:
                         seated = self._writing = True
-                    elif lazy:
+                    elif lazy and not self._writing:  # else whoever writes takes it along
                         pause, riding, idle = _RIDE, True, 0
-                    elif riding and idle < _IDLE_RIDES:
+                    elif riding and idle < _IDLE_RIDES and not self._writing:
                         # More opens or closes are likely: they find us awake.
                         pause, idle = _RIDE, idle + 1
                     else:
@@ -490,8 +498,8 @@ class WriteSeat(Shared):
         if interval is None:
             return None
         now = time.monotonic()
-        if self._heard:  # any byte is life
-            self._heard = False
+        if self._heard or self.transport.heard:  # any byte is life
+            self._heard = self.transport.heard = False
             self._waits_since = None
         if now >= self._asked + interval:
             self._asked = now
@@ -512,7 +520,9 @@ class WriteSeat(Shared):
             return
         seconds = self.config.heartbeat_tolerance
         text = f"the peer has been silent for {seconds} seconds after a heartbeat"
-        self._die(ErrorCode.SESSION_CLOSED, HeartbeatTimeout(text), b"")
+        with self._lock:
+            if not self._heard:  # not even while we looked
+                self._die_locked(ErrorCode.SESSION_CLOSED, HeartbeatTimeout(text), b"")
 
     # What stands above: see the package.
 

@@ -44,7 +44,6 @@ class Layout:
 CONFIGS: dict[str, Mapping[str, Any]] = {
     "": {},
     "-v1": {"version": 1},
-    "-typed": {"typed": True},
 }
 """What is added to a kind's name, and the fields of `muxado.Config` it stands for."""
 
@@ -58,7 +57,6 @@ LAYOUTS = [
 
 SOME_LAYOUTS: Mapping[str, tuple[str, ...]] = {
     "-v1": ("stream",),
-    "-typed": ("stream",),
 }
 """The layouts of a configuration that does not run over all, to keep the suite quick."""
 
