@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import socket
 from collections.abc import Callable
@@ -12,7 +14,7 @@ import muxado
 from muxado import ErrorCode
 
 from .conformance.crew import GUARD
-from .gates import Once, after
+from .gates import Once, after, before, polls
 from .support import Sessions, read_all, streams, threads_of, until
 
 #: What a handler may do to the session and stream whose call it interrupts, or to another stream.
@@ -74,3 +76,20 @@ def test_a_handler_inside_the_lock(
         assert read_all(far_other) == b""
     near.sendall(b"and on")
     assert far.recv(6) == b"and on"
+
+
+@pytest.mark.parametrize("where", ["_is_readable", "_is_writable"])
+def test_a_handler_closes_a_stream_whose_descriptor_is_brought_up(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """A signal arrives in a recv that has its bytes and is just bringing up the descriptor."""
+    near, far = streams(sessions.socketpair())
+    near.sendall(b"news")
+    descriptor = far.fileno()
+    until(lambda: polls(far, select.POLLIN))
+    before(monkeypatch, far._readiness, where, Once(far.close))
+    assert far.recv(4) == b"news"
+    assert far.fileno() == -1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    assert read_all(near) == b""
