@@ -167,16 +167,16 @@ class StreamState:
     def push(self, piece: memoryview) -> None:
         """Keep ``piece``, which has just arrived."""
         size = len(piece)
-        self.buffered += size
         chunks = self.chunks
-        if size < _SMALL and chunks:
+        # Counted last: whoever sees the count, after an exception too, finds the bytes.
+        if size < _SMALL and chunks and len(chunks[-1]) < _SMALL:
             last = chunks[-1]
-            if len(last) < _SMALL:
-                if type(last) is bytes:
-                    chunks[-1] = last = bytearray(last)
-                last += piece
-                return
-        chunks.append(bytes(piece))
+            if type(last) is bytes:
+                chunks[-1] = last = bytearray(last)
+            last += piece
+        else:
+            chunks.append(bytes(piece))
+        self.buffered += size
 
     def take(self, count: int) -> bytes:
         """Remove and return up to ``count`` bytes; there must be some."""

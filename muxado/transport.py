@@ -111,6 +111,10 @@ class Transport:
     def finish(self) -> None:
         """Say that nothing more will be written."""
 
+    def discard(self, into: memoryview) -> int:
+        """Read and drop what the connection holds, below any TLS; 0 at its end."""
+        return 0
+
     def unacknowledged(self) -> int:
         """Bytes written that the peer's machine has not taken yet, 0 where that is unknown."""
         return 0
@@ -176,6 +180,9 @@ class Polled(Transport):
     def finish(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
+
+    def discard(self, into: memoryview) -> int:
+        return socket.socket.recv_into(self._sock, into)
 
     def unacknowledged(self) -> int:
         if _SIOCOUTQ is None or self.family not in (socket.AF_INET, socket.AF_INET6):

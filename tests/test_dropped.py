@@ -20,7 +20,7 @@ from muxado import ErrorCode
 
 from .conformance.crew import GUARD, Crew
 from .gates import Once, Plain, before
-from .support import DATA, SYN, RawPeer, Sessions, frame, threads_of, until, waiting
+from .support import DATA, FIN, GOAWAY, SYN, RawPeer, Sessions, frame, threads_of, until, waiting
 
 Litter = list[Any]
 
@@ -127,6 +127,20 @@ def test_a_stream_is_dropped_between_dispatch_and_its_descriptor(
     assert other.recv(6) == b"and on"
     assert engine._pins == 0
     other.close()
+
+
+def test_close_flushes_for_what_was_dropped(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session is closed before the writer thread has seen that a stream was dropped."""
+    peer = raw()
+    peer.send(frame(DATA, SYN, 3))
+    held = [accept(peer.session)]
+    monkeypatch.setattr(peer.session._engine, "_rouse", lambda: None)
+    drop(held)
+    peer.session.close()
+    assert peer.expect(DATA, 3).flags == FIN
+    peer.expect(GOAWAY, 0)
 
 
 def test_a_session_is_dropped_with_a_descriptor() -> None:

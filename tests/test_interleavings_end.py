@@ -36,6 +36,24 @@ from .support import (
 from .test_process import run
 
 
+class Interrupted(Exception):
+    """Raised by a signal's handler, as KeyboardInterrupt is."""
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """A function that makes the main thread raise ``Interrupted``."""
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def handler(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield lambda: signal.pthread_kill(main, signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
 def ended(sending: Task[None]) -> None:
     """A send that the session's end cut short: its last bytes may count as sent, or not."""
     with contextlib.suppress(muxado.SessionClosed):
@@ -79,22 +97,28 @@ def test_the_last_words_stand_in_no_frame(
         ended(sending)
 
 
-class Interrupted(Exception):
-    """Raised by a signal's handler, as KeyboardInterrupt is."""
+def test_an_interrupted_write(raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception arrives between a write that took half a frame and the note of how much.
 
+    Nothing can follow on that connection, not even a word about why it ends.
+    """
+    peer = raw(client=True)
+    engine = peer.session._engine
+    small_send_buffer(peer.session)
+    with peer.session.open() as stream:
+        peer.expect(DATA, stream.id)  # its SYN
 
-@pytest.fixture
-def interrupt() -> Iterator[Callable[[], None]]:
-    """A function that makes the main thread raise ``Interrupted``."""
-    main = threading.main_thread().ident
-    assert main is not None
+        def strike(_: object) -> None:
+            raise Interrupted
 
-    def handler(*_: object) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGUSR1, handler)
-    yield lambda: signal.pthread_kill(main, signal.SIGUSR1)
-    signal.signal(signal.SIGUSR1, before)
+        with monkeypatch.context() as patch:
+            after(patch, engine.transport, "send", strike)
+            with pytest.raises(Interrupted):
+                stream.sendall(b"\xaa" * 100_000)
+        got = b""
+        while part := peer.sock.recv(65536):
+            got += part
+        assert got == frame(DATA, 0, stream.id, b"\xaa" * 100_000)[: len(got)]
 
 
 def test_an_interrupted_close(

@@ -394,7 +394,7 @@ class Engine(ReadSeat):
                 transport.wait_readable(pause)
                 pause = min(pause * 2, 0.05)
                 with contextlib.suppress(BlockingIOError, InterruptedError):
-                    if transport.recv_into(self._read_buffer) == 0:
+                    if transport.discard(self._read_buffer) == 0:
                         break
 
     def await_told(self, stop: Callable[[], bool]) -> None:

@@ -258,7 +258,7 @@ class ReadSeat(WriteSeat):
     def _read_loop(self) -> None:
         """The reader thread: watches over the read seat, then the connection's end."""
         me = self._reader_waiter
-        used, naps = 0, 0
+        used, naps, nudged = 0, 0, False
         try:
             while True:
                 pause: float | None = _NAP
@@ -274,7 +274,10 @@ class ReadSeat(WriteSeat):
                     free = self._reading is None
                     unused = used == self._sittings
                     used = self._sittings
-                    sit = free and (pinned or (unused and not self._willing))
+                    # One who was woken to sit and did not (an exception may have met it on the
+                    # way) is not waited for any longer.
+                    sit = free and (pinned or (unused and (nudged or not self._willing)))
+                    nudged = False
                     if sit:
                         self._reading = me
                     elif pinned:
@@ -284,6 +287,7 @@ class ReadSeat(WriteSeat):
                         naps = 0
                         if unused:
                             self._wake_locked(next(iter(self._willing)))
+                            nudged = True
                     elif unused:
                         naps += 1
                         if naps >= _LONG:
