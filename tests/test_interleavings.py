@@ -54,7 +54,7 @@ def test_a_second_sender_does_not_replace_the_crowd(
         second = crew.start(near.sendall, bytes(1000))
         waiting(pair[0], 1)
         gate.open()
-        waiting(pair[0], 2)
+        until(lambda: len(pair[0]._engine._waiters) == 2)  # and not because it is jammed
         far.settimeout(GUARD)
         assert len(far.recv(301_000, socket.MSG_WAITALL)) == 301_000
         first.result()

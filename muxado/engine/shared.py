@@ -117,6 +117,7 @@ class Shared:
         self.latency: float | None = None
         #: The seat's: bytes may have been read that have not been dispatched.
         self._receiving = False
+        self._look_due = 0.0  # guarded by _lock: when the heartbeat's clock must look again
         self._heard = False  # guarded by _lock: bytes came since the clock last looked
         self._asked = 0.0  # guarded by _lock: when the last heartbeat was asked for
         self._waits_since: float | None = None  # guarded by _lock: and nothing was heard since

@@ -501,6 +501,9 @@ class WriteSeat(Shared):
         if self._heard or self.transport.heard:  # any byte is life
             self._heard = self.transport.heard = False
             self._waits_since = None
+        if self._waits_since is not None and now > self._look_due + tolerance / 4:
+            # This process was stopped or starved, and has neither asked nor listened meanwhile.
+            self._waits_since = now
         if now >= self._asked + interval:
             self._asked = now
             if self.protocol.beat() and self._waits_since is None:
@@ -508,6 +511,7 @@ class WriteSeat(Shared):
         left = max(self._asked + interval - now, 0.001)
         if self._waits_since is not None:
             left = min(left, self._waits_since + tolerance - now)
+        self._look_due = now + max(left, 0.0)
         return left
 
     def _judge_silence(self) -> None:
