@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import muxado
 
 from .conformance.certificate import Certificate, make_certificate
 from .conformance.crew import Crew
+from .link import Link
 from .support import Connector, RawPeer, Sessions
 
 
@@ -58,3 +60,23 @@ def raw(crew: Crew) -> Iterator[Callable[..., RawPeer]]:
     for peer in made:
         peer.session.kill()
         peer.sock.close()
+
+
+@pytest.fixture
+def links() -> Iterator[Callable[..., Link]]:
+    """Makes emulated links, ``links(delay=0.01, rate=10e6)``, where this system lets us."""
+    made: list[Link] = []
+
+    def make(**figures: Any) -> Link:
+        try:
+            link = Link(**figures)
+        except (OSError, ImportError) as error:
+            if os.environ.get("MUXADO_REQUIRE_LINK") == "1":
+                raise
+            pytest.skip(f"no emulated link here: {error}")
+        made.append(link)
+        return link
+
+    yield make
+    for link in made:
+        link.close()
