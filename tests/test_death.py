@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -290,3 +291,32 @@ def test_a_write_that_fails_leaves_the_peers_reason(raw: Callable[..., RawPeer])
             stream.sendall(bytes(100_000))
     assert isinstance(caught.value.__cause__, muxado.RemoteGoneAway)
     assert peer.session.wait(GUARD).code == ErrorCode.ENHANCE_YOUR_CALM
+
+
+@pytest.mark.parametrize("rule", ["kept", "broken"])
+@pytest.mark.parametrize("attempt", range(5))
+def test_bytes_under_way_do_not_reset_a_unix_socket(
+    raw: Callable[..., RawPeer], crew: Crew, rule: str, attempt: int
+) -> None:
+    """The session ends while its peer sends without a pause: GOAWAY, then the end of file."""
+    peer = raw(linger=0.1)
+    ignored = frame(15, 0, 0, bytes(100)) * 100
+    broken = threading.Event()
+
+    def flood() -> None:
+        with pytest.raises(BrokenPipeError):
+            while True:
+                peer.send(ignored)
+                if broken.is_set():
+                    peer.send(frame(RST, 0, 3, b"odd"))
+
+    flooding = crew.start(flood)
+    until(lambda: peer.session.stats().ignored_frames > 1000 * attempt)
+    if rule == "broken":
+        broken.set()
+        peer.session.wait(GUARD)
+    else:
+        peer.session.close()
+    flooding.result()
+    received = b"".join(iter(lambda: peer.sock.recv(65536), b""))  # and no ConnectionResetError
+    assert received[3] >> 4 == GOAWAY

@@ -72,6 +72,8 @@ _JOIN = 2.0
 _EXIT = 0.5
 #: Seconds that close() gives a call blocked in the user's own object before it ends it.
 _GRACE = 1.0
+#: Reads that take from a connection what nobody is going to read, before it is closed.
+_SWEEPS = 64
 
 P = TypeVar("P", bound=Poller)
 
@@ -385,6 +387,10 @@ class Engine(ReadSeat):
     def _see_off(self) -> None:
         """Closing with bytes unread makes the kernel reset the connection, and the peer's kernel
         may then drop our last words: read on until they are acknowledged, or ``linger`` is over.
+
+        A Unix socket has nothing to acknowledge. Its peer reads the last words, but a reset
+        behind them where the end should be, unless nothing lies unread here once the peer can
+        send no more.
         """
         transport = self.transport
         deadline = time.monotonic() + self.config.linger
@@ -396,6 +402,11 @@ class Engine(ReadSeat):
                 with contextlib.suppress(BlockingIOError, InterruptedError):
                     if transport.discard(self._read_buffer) == 0:
                         break
+        transport.shutdown()
+        with contextlib.suppress(OSError, ValueError):
+            for _ in range(_SWEEPS):
+                if transport.discard(self._read_buffer) == 0:
+                    break
 
     def await_told(self, stop: Callable[[], bool]) -> None:
         """Wait until ``accept()`` has reported the end of the session, or ``stop()``."""
