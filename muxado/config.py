@@ -60,9 +60,12 @@ class Config:
     max_streams: int = 10_000
     #: Bytes of receive window a stream starts with; the peer must assume the same.
     window: int = _OWN
-    #: Bytes that auto-tuning may grow a stream's receive window to.
+    #: Bytes that a stream's receive window may grow to while its reader keeps up and a round trip
+    #: of the link would hold more; ``window`` itself keeps it as it is. A stream moves at most
+    #: about half of it in a round trip, and a reader that stalls holds at most so much memory.
     max_window: int = 16 * 2**20
-    #: Bytes received and unread over all streams; growth of windows stops before it.
+    #: Bytes received and unread over all streams: no window grows where the sum of all would
+    #: exceed it, and those that have grown shrink while it does.
     max_buffered: int = 256 * 2**20
     #: Seconds that ``close()`` goes on flushing what was written before it.
     linger: float = 5.0

@@ -3,13 +3,35 @@
 Both ends assume the same window for a new stream. The receiver grants what its application has
 read, in steps of half a window: an update per read would cost a frame each, and a window that
 runs dry before it is topped up would stall the sender.
+
+**How a receive window grows.** A sender that may have ``size`` bytes under way sends ``size`` bytes
+in a round trip and no more, however fast the link is. So the receiver watches what its application
+reads in a round trip, and when twice that is more than the window, it grants as much more as
+makes the window that large. Twice, because the updates come at half a window: what the sender
+then always has left is a round trip's worth. Where the window was the limit this doubles it each
+round trip; where something else is, the sender, the link or the reader, it stops by itself. (The
+receiver's side of TCP does the same: Fisk and Feng, "Dynamic Right-Sizing in TCP".) Reading is
+what counts, not arriving: one who reads slowly keeps a small window however much is thrown at it.
+
+**The round trip** is seen in the updates themselves: bytes beyond the old limit cannot come before
+the peer has the update. Where the window was not the limit they come later, so only the shortest
+time seen on the session is believed; heartbeats, where there are any, count too.
+
+**How it shrinks.** A grant cannot be taken back, so a window that has become too large is halved
+by withholding: nothing is granted until what the peer has left is no more than the new size.
+
+All windows together promise memory to the peer. Growth stops where that sum would exceed the
+session's budget, and windows shrink while it does because streams were opened since.
 """
 
 from __future__ import annotations
 
 from muxado.config import MAX_WINDOW
 
-__all__ = ["ReceiveWindow", "SendWindow"]
+__all__ = ["ReceiveWindow", "SendWindow", "Windows"]
+
+#: Seconds after which a window that was never needed in them is halved.
+_SETTLE = 1.0
 
 
 class SendWindow:
@@ -30,17 +52,41 @@ class SendWindow:
 
 
 class ReceiveWindow:
-    """What we let the peer send on one stream."""
+    """What we let the peer send on one stream.
 
-    __slots__ = ("left", "read", "size")
+    Always: ``left``, what is received and not read, and ``read`` add up to ``size``.
+    """
+
+    __slots__ = (
+        "_asked",
+        "_need",
+        "_quiet",
+        "_read",
+        "_since",
+        "_told",
+        "left",
+        "mark",
+        "read",
+        "size",
+    )
 
     def __init__(self, size: int) -> None:
         #: Bytes the peer could have under way at once.
         self.size = size
         #: Bytes the peer may still send.
         self.left = size
-        #: Bytes the application has read that the peer does not know of yet.
+        #: Bytes the application has read that the peer does not know of yet. Below 0 after the
+        #: window has shrunk: so many more will be read before anything is granted.
         self.read = 0
+        #: With less than this left, bytes have come that the peer could send only after it had
+        #: the update of the time ``_asked``. 0 while no round trip is being measured.
+        self.mark = 0
+        self._asked = 0.0
+        self._told = 0  # `read`, as the last update left it
+        self._since = -1.0  # when the application began to read `_read` bytes; before the first, -1
+        self._read = 0
+        self._need = 0.0  # the largest window that was needed since the time `_quiet`
+        self._quiet = 0.0
 
     def consume(self, count: int) -> bool:
         """The application has read ``count`` bytes; true when an update is due."""
@@ -49,6 +95,100 @@ class ReceiveWindow:
 
     def grant(self) -> int:
         """The increment to tell the peer now, 0 for none; it counts as told."""
-        increment, self.read = self.read, 0
+        increment = self.read
+        if increment <= 0:
+            return 0
+        self.read = 0
         self.left += increment
         return increment
+
+    def needed(self, now: float, trip: float) -> float | None:
+        """The window that the application's reading asks for, ``None`` before that is known.
+
+        To be asked when an update is due. ``trip`` is the round trip in seconds.
+        """
+        self._read += self.read - self._told
+        took = now - self._since
+        if self._since < 0:
+            need = None
+            self._quiet = now
+        elif took < trip or took <= 0:
+            return None
+        else:
+            need = 3 * self._read * trip / took
+            self._need = need if took >= _SETTLE else max(need, self._need)
+        self._since, self._read = now, 0
+        return need
+
+    def unneeded(self, now: float) -> bool:
+        """Whether a window half as large would have done, and doubly so, for a while."""
+        if now - self._quiet < _SETTLE:
+            return False
+        need, self._need, self._quiet = self._need, 0.0, now
+        return need * 4 <= self.size
+
+    def resize(self, size: int) -> None:
+        """Be ``size`` large from the next grant on."""
+        self.read += size - self.size
+        self.size = size
+
+    def told(self, increment: int, now: float) -> None:
+        """An update of ``increment`` bytes goes to the peer: measure how long it takes."""
+        self._told = self.read
+        if self.mark:
+            self.mark += increment
+        elif increment:
+            self.mark, self._asked = increment, now
+
+    def answered(self, now: float) -> float:
+        """Less than ``mark`` is left: the seconds since that update."""
+        self.mark = 0
+        return now - self._asked
+
+
+class Windows:
+    """The receive windows of a session: what each may grow to, and all of them together."""
+
+    __slots__ = ("_budget", "_most", "_start", "promised", "trip")
+
+    def __init__(self, start: int, most: int, budget: int) -> None:
+        self._start = start
+        self._most = most
+        self._budget = budget
+        #: The sum of the sizes of all windows.
+        self.promised = 0
+        #: The shortest round trip seen, in seconds; ``None`` before the first.
+        self.trip: float | None = None
+
+    def opened(self) -> None:
+        """A stream is there, its window of the size that the peer assumes."""
+        self.promised += self._start
+
+    def closed(self, window: ReceiveWindow) -> None:
+        """A stream is gone."""
+        self.promised -= window.size
+
+    def saw(self, trip: float) -> None:
+        """Something took ``trip`` seconds that takes a round trip or longer."""
+        if trip > 0 and (self.trip is None or trip < self.trip):
+            self.trip = trip
+
+    def update(self, window: ReceiveWindow, now: float) -> int:
+        """An update is due: the increment to tell the peer, 0 for none. It counts as told."""
+        if self._most > self._start:
+            need = window.needed(now, self.trip or 0.0)
+            size = window.size
+            if need is not None and need > size and self.promised < self._budget:
+                room = self._budget - self.promised
+                self._resize(window, min(int(need), self._most, size + room))
+            elif size > self._start and (
+                self.promised > self._budget or (need is not None and window.unneeded(now))
+            ):
+                self._resize(window, max(size // 2, self._start))
+        increment = window.grant()
+        window.told(increment, now)
+        return increment
+
+    def _resize(self, window: ReceiveWindow, size: int) -> None:
+        self.promised += size - window.size
+        window.resize(size)

@@ -33,6 +33,7 @@ something cannot make us collect it: ``resets``, ``grants``, ``opening``, ``endi
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from muxado import wire
@@ -49,7 +50,7 @@ from muxado.errors import (
     StreamReset,
     StreamsExhausted,
 )
-from muxado.flow import ReceiveWindow, SendWindow
+from muxado.flow import ReceiveWindow, SendWindow, Windows
 from muxado.schedule import Schedule
 
 __all__ = ["MAX_PRIORITY", "Failure", "Protocol", "SessionEnd", "StreamState"]
@@ -249,11 +250,16 @@ class Protocol:
     """All streams of a session and what the session owes its peer.
 
     The methods that begin with ``on_`` are the codec's ``Handler``. Everything is guarded by the
-    one lock of the session that owns it.
+    one lock of the session that owns it. ``clock`` tells the time in seconds; where it stands
+    still, receive windows stay as they are.
     """
 
-    def __init__(self, config: Config, *, client: bool) -> None:
+    def __init__(
+        self, config: Config, *, client: bool, clock: Callable[[], float] = lambda: 0.0
+    ) -> None:
         self.config = config
+        self._clock = clock
+        self.windows = Windows(config.window, config.max_window, config.max_buffered)
         self.codec = wire.codec(config, self)
         self.client = client
         self.streams: dict[int, StreamState] = {}
@@ -356,6 +362,7 @@ class Protocol:
             stream_type=stream_type,
         )
         self.streams[stream_id] = stream
+        self.windows.opened()
         self.peer_streams += 1
         if self.codec.types_in_data:
             self._untyped[stream] = bytearray()  # whose silence must hold up no other
@@ -411,6 +418,8 @@ class Protocol:
             )
             return
         window.left -= length
+        if window.left < window.mark:
+            self.windows.saw(window.answered(self._clock()))
         stream.answered = True
         if len(piece) != length:
             self._current, self._current_fin = stream, fin
@@ -587,6 +596,7 @@ class Protocol:
             stream.send.left -= 4
         self._next_id += 2
         self.streams[stream.id] = stream
+        self.windows.opened()
         self.opening[stream] = None
         return stream
 
@@ -727,8 +737,9 @@ class Protocol:
                     del self._says[stream]
                     frames.append(self.data_header(stream, len(data)) + data)
         if self.grants:
+            now = self._clock()
             for stream in self.grants:
-                increment = stream.receive.grant()
+                increment = self.windows.update(stream.receive, now)
                 if increment:
                     frames.append(codec.window(stream.id, increment))
             self.grants.clear()
@@ -822,6 +833,7 @@ class Protocol:
         if self.streams.get(stream.id) is not stream:
             return
         del self.streams[stream.id]
+        self.windows.closed(stream.receive)
         self.grants.pop(stream, None)
         beats = self.services.pop(stream, None) is not None
         self._says.pop(stream, None)

@@ -229,8 +229,9 @@ class Stream:
         if not bufsize:
             return b""
         if flags & _MSG_PEEK:
-            # A message larger than the window never lies here whole.
-            least = min(bufsize, state.receive.size) if flags & _MSG_WAITALL else 1
+            # A message larger than what the peer has been granted never lies here whole.
+            window = state.receive
+            least = min(bufsize, window.size - window.read) if flags & _MSG_WAITALL else 1
             try:
                 return engine.read(state, state.peek, bufsize, b"", deadline, least=least)
             except (TimeoutError, BlockingIOError):

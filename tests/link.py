@@ -70,14 +70,18 @@ class Link:
             for device in devices:
                 os.close(device)
 
+    def run(self, end: int, function: Callable[..., T], *arguments: Any) -> T:
+        """Call it at one end: there its sockets are made and its processes live."""
+
+        def there() -> T:
+            _call("setns", self._spaces[end], _CLONE_NEWNET)
+            return function(*arguments)
+
+        return _in_a_thread(there)
+
     def new_socket(self, end: int) -> socket.socket:
         """A TCP socket at one end."""
-
-        def make() -> socket.socket:
-            _call("setns", self._spaces[end], _CLONE_NEWNET)
-            return socket.socket()
-
-        return _in_a_thread(make)
+        return self.run(end, socket.socket)
 
     def listen(self, end: int) -> socket.socket:
         """A listening socket at one end."""

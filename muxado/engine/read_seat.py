@@ -249,6 +249,7 @@ class ReadSeat(WriteSeat):
         if protocol.beat_answered:
             protocol.beat_answered = False
             self.latency = time.monotonic() - self._asked
+            protocol.windows.saw(self.latency)
         if protocol.changed or protocol.arrived or self._drainers:
             return self._announce_locked(but=self._reading)
         return None

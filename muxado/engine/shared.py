@@ -60,7 +60,8 @@ class Shared:
         # Reentrant only so that a signal handler or a finalizer which meets its own thread inside
         # does not lock it up: see _inside().
         self._lock = threading.RLock()
-        self.protocol = Protocol(config, client=client)  # guarded by _lock
+        # guarded by _lock
+        self.protocol = Protocol(config, client=client, clock=time.monotonic)
         #: Bytes of one frame while other streams have something to send, and while none has.
         self._frame_shared = min(_FRAME_SHARED, self.protocol.codec.max_data)
         self._frame_alone = min(_FRAME_ALONE, self.protocol.codec.max_data)

@@ -1,0 +1,286 @@
+"""Receive windows that grow and shrink: in a simulated world first, then on an emulated link."""
+
+from __future__ import annotations
+
+import collections
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import muxado
+from muxado.config import Config
+from muxado.flow import ReceiveWindow, SendWindow, Windows
+from muxado.protocol import Protocol
+
+from .conformance.crew import Crew
+from .link import Link
+from .support import Sessions, streams
+
+KIB, MIB = 2**10, 2**20
+#: What a stream starts with, on version 1 and on version 2.
+STARTS = [64 * KIB, 256 * KIB]
+
+
+class World:
+    """A sender, a link, a receiver and its application, in steps of a fiftieth of a round trip."""
+
+    def __init__(self, windows: Windows, start: int, *, trip: float) -> None:
+        self.windows = windows
+        self.sender, self.window = SendWindow(start), ReceiveWindow(start)
+        windows.opened()
+        self.buffered = 0
+        self.now = 1.0
+        self._trip = trip
+        self._data: collections.deque[tuple[float, int]] = collections.deque()
+        self._grants: collections.deque[tuple[float, int]] = collections.deque()
+
+    def run(self, seconds: float, *, rate: float, reader: float = 1e12) -> int:
+        """Both ends at work, at so many bytes a second; returns how many were read."""
+        step = self._trip / 50
+        end, total, could, may = self.now + seconds, 0, 0.0, 0.0
+        window = self.window
+        while self.now < end:
+            self.now += step
+            could = min(could + rate * step, 65536.0)
+            count = min(int(could), self.sender.left)
+            if count:
+                could -= count
+                self.sender.left -= count
+                self._data.append((self.now + self._trip / 2, count))
+            while self._data and self._data[0][0] <= self.now:
+                count = self._data.popleft()[1]
+                assert count <= window.left, "the window was overrun"
+                window.left -= count
+                self.buffered += count
+                if window.left < window.mark:
+                    self.windows.saw(window.answered(self.now))
+            may = min(may + reader * step, max(65536.0, reader * step))
+            count = min(int(may), self.buffered)
+            may -= count
+            self.buffered -= count
+            total += count
+            if count and window.consume(count):
+                increment = self.windows.update(window, self.now)
+                if increment:
+                    self._grants.append((self.now + self._trip / 2, increment))
+            while self._grants and self._grants[0][0] <= self.now:
+                assert self.sender.grant(self._grants.popleft()[1])
+            assert window.left + self.buffered + window.read == window.size
+        return total
+
+
+def world(
+    start: int, *, trip: float = 0.05, most: int = 16 * MIB, budget: int = 256 * MIB
+) -> World:
+    return World(Windows(start, most, budget), start, trip=trip)
+
+
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize(("rate", "trip"), [(25e6, 0.05), (2.5e6, 0.2), (100e6, 0.01)])
+def test_it_fills_the_link_within_two_seconds(start: int, rate: float, trip: float) -> None:
+    one = world(start, trip=trip)
+    one.run(2.0, rate=rate)
+    assert one.run(1.0, rate=rate) > 0.95 * rate
+    assert one.windows.trip == pytest.approx(trip, rel=0.1)
+    assert one.window.size <= max(start, 6 * rate * trip), "no larger than is of use"
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_slow_reader_keeps_it_small(start: int) -> None:
+    """Whatever the sender could send."""
+    one = world(start)
+    one.run(10.0, rate=100e6, reader=start / 4 / 0.05)
+    assert one.window.size == start
+    assert one.buffered > start / 3, "it is the reader who is waited for"
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_slow_sender_hardly_grows_it(start: int) -> None:
+    one = world(start)
+    one.run(20.0, rate=100e3)
+    assert one.window.size <= 3 * start
+
+
+def test_it_grows_no_larger_than_it_may() -> None:
+    one = world(64 * KIB, most=300_000)
+    one.run(3.0, rate=100e6)
+    assert one.window.size == 300_000
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_tuning_can_be_turned_off(start: int) -> None:
+    one = world(start, most=start)
+    one.run(3.0, rate=100e6)
+    assert one.window.size == start
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_one_that_was_fast_shrinks(start: int) -> None:
+    """Nothing can be taken back: what was granted must be used up first."""
+    one = world(start, trip=0.2)
+    one.run(4.0, rate=12.5e6)
+    large = one.window.size
+    assert large > 2_500_000
+    one.now += 60.0  # idle
+    slow = start / 2
+    one.run(2.2 * large / slow, rate=slow)
+    assert one.window.size < 1.5 * start
+    assert one.sender.left < 1.5 * start
+    assert one.run(20.0, rate=slow) > 19 * slow, "a slow stream is not slowed down"
+    one.run(4.0, rate=12.5e6)
+    assert one.window.size > 2_500_000, "it can be fast again"
+
+
+def test_pauses_do_not_shrink_it_at_once() -> None:
+    """Who loads a page, thinks, and loads the next finds the window that the last one left."""
+    one = world(256 * KIB)
+    one.run(2.0, rate=25e6)
+    size = one.window.size
+    for _ in range(5):
+        one.now += 10.0
+        assert one.run(0.4, rate=25e6) > 0.4 * 25e6 * 0.75
+    assert one.window.size >= size // 2
+
+
+def test_all_together_keep_to_the_budget() -> None:
+    windows = Windows(64 * KIB, 16 * MIB, 20 * MIB)
+    worlds = [World(windows, 64 * KIB, trip=0.05) for _ in range(100)]
+    for _ in range(40):
+        for one in worlds:
+            one.run(0.05, rate=25e6)
+    assert windows.promised == sum(one.window.size for one in worlds)
+    assert 15 * MIB < windows.promised <= 20 * MIB
+
+
+def test_they_make_room_for_streams_that_come_later() -> None:
+    windows = Windows(64 * KIB, 16 * MIB, 10 * MIB)
+    first = World(windows, 64 * KIB, trip=0.05)
+    first.run(2.0, rate=25e6)
+    assert windows.promised == first.window.size > 2 * MIB
+    later = [World(windows, 64 * KIB, trip=0.05) for _ in range(140)]
+    first.run(2.0, rate=25e6)
+    assert first.window.size + 140 * 64 * KIB <= 10 * MIB + 64 * KIB
+    for one in later:
+        windows.closed(one.window)
+    first.run(2.0, rate=25e6)
+    assert first.window.size > 2 * MIB
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    st.integers(1, 300),
+    st.integers(0, 4000),
+    st.integers(0, 6000),
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 3000), st.floats(0, 5)), max_size=60),
+)
+def test_both_ends_agree(
+    start: int, extra: int, budget: int, steps: list[tuple[int, int, float]]
+) -> None:
+    """Sent as the window allows, read at any pace, at any time: no overrun and no standstill."""
+    windows = Windows(start, start + extra, budget)
+    windows.opened()
+    windows.saw(0.05)
+    sender, window = SendWindow(start), ReceiveWindow(start)
+    buffered, now = 0, 0.0
+    for send, read, pause in steps:
+        now += pause
+        count = min(send, sender.left)
+        sender.left -= count
+        window.left -= count
+        if window.left < window.mark:
+            windows.saw(window.answered(now))
+        buffered += count
+        count = min(read, buffered)
+        buffered -= count
+        if count and window.consume(count):
+            increment = windows.update(window, now)
+            assert increment >= 0
+            assert sender.grant(increment)
+        assert sender.left == window.left >= 0
+        assert window.left + buffered + window.read == window.size == windows.promised
+        assert start <= window.size <= max(start, min(start + extra, budget))
+        assert window.read * 2 < window.size or not count
+    assert sender.left + buffered > 0, "the sender waits for what will never come"
+
+
+# In a session.
+
+
+def test_a_stream_that_goes_gives_its_window_back() -> None:
+    protocol = Protocol(Config(), client=False)
+    for stream_id in (3, 5, 7):
+        protocol.on_syn(stream_id, 0, 0)
+    assert protocol.windows.promised == 3 * Config().window
+    mine = protocol.open(priority=0, stream_type=0, fin=False)
+    assert protocol.windows.promised == 4 * Config().window
+    protocol.on_rst(3, muxado.ErrorCode.STREAM_CANCELLED)
+    protocol.close(protocol.streams[5])
+    protocol.reset(protocol.streams[7], muxado.ErrorCode.STREAM_CANCELLED)
+    protocol.reset(mine, muxado.ErrorCode.STREAM_CANCELLED)
+    assert protocol.windows.promised == 0
+
+
+def test_no_peek_waits_for_more_than_was_granted(sessions: Sessions) -> None:
+    """What was read and not told yet is no room for the peer."""
+    stream, peer = streams(sessions.socketpair(window=1000))
+    stream.sendall(bytes(1000))
+    assert peer.recv(400, socket.MSG_WAITALL) == bytes(400)
+    assert peer.recv(1000, socket.MSG_PEEK | socket.MSG_WAITALL) == bytes(600)
+
+
+def timed(stream: muxado.Stream, peer: muxado.Stream, crew: Crew, size: int = 4 * MIB) -> float:
+    """Seconds that so many bytes take."""
+    start = time.monotonic()
+    sending = crew.start(stream.sendall, bytes(size))
+    while size:
+        size -= len(peer.recv(MIB))
+    sending.result()
+    return time.monotonic() - start
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_on_a_link(links: Callable[..., Link], crew: Crew, version: int) -> None:
+    """Four mebibytes take a window of 64 KiB 64 round trips, and one that grows a dozen."""
+    trip = 0.06
+    link = links(delay=trip / 2, rate=400e6, queue=4 * MIB, mtu=9000)
+    near, far = link.connect()
+    with (
+        muxado.client(near, version=version) as client,
+        muxado.server(far, version=version) as server,
+    ):
+        stream, peer = streams((client, server))
+        took = timed(stream, peer, crew)
+        assert took < 35 * trip
+        windows = server._engine.protocol.windows
+        assert windows.trip is not None
+        assert trip <= windows.trip < 2 * trip
+        assert peer._state.receive.size > 4 * server._engine.config.window
+
+
+def test_a_thousand_readers_who_stall(links: Callable[..., Link], crew: Crew) -> None:
+    """Some windows have grown when all stop reading: what is held stays within its bound."""
+    start, most, budget = 8 * KIB, 256 * KIB, 9 * MIB
+    near, far = links(delay=0.01).connect()
+    options = {"window": start, "max_window": most, "max_buffered": budget, "accept_backlog": 1000}
+    with (
+        muxado.client(near, **options) as client,
+        muxado.server(far, **options) as server,
+    ):
+        opened = [client.open() for _ in range(1000)]
+        pairs = [(stream, server.accept()[0]) for stream in opened]
+        for stream, peer in pairs[:3]:
+            timed(stream, peer, crew, MIB // 2)
+        windows = server._engine.protocol.windows
+        assert pairs[0][1]._state.receive.size > start
+        assert windows.promised <= budget
+        for stream, _ in pairs:
+            stream.sendall(bytes(stream._state.send.left))
+        last, peer = streams((client, server))
+        last.sendall(b"all are here")
+        assert peer.recv(100) == b"all are here"
+        held = sum(peer._state.buffered for _, peer in pairs)
+        assert 1000 * start < held <= budget
