@@ -1,6 +1,8 @@
 """The same work over streams and over plain connections, side by side: ``python -m benchmarks``.
 
-``scenarios`` says what is done, once for all peers, in terms of ``connect()`` and ``accept()``;
-``peers`` says whose connections those are; ``worker`` is what the child processes run; ``runner``
-starts them, interleaves the rounds and measures; ``__main__`` is the command and the table.
+``scenarios`` lists what is measured, and ``work`` does it, once for all peers, in terms of
+``connect()`` and ``accept()``; ``peers`` says whose connections those are, ``others`` adds those of
+other projects; ``worker`` is what the child processes of Python's peers run, and ``go/`` those of
+Go's; ``runner`` starts them, interleaves the rounds and measures; ``report`` and ``plot`` show the
+figures; ``__main__`` is the command.
 """

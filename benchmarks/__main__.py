@@ -3,138 +3,74 @@
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import os
-import platform
+import fnmatch
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import muxado
-from benchmarks.peers import MUXADO, RIVALS, Certificate
-from benchmarks.runner import BenchmarkError, Figures, Result, measure
-from benchmarks.scenarios import SCENARIOS, Scenario, Unit
+from benchmarks.others import OTHERS, BuildError
+from benchmarks.peers import MUXADO, PLAIN, Certificate, Peer
+from benchmarks.report import Report, about_this_run, load, rst, table
+from benchmarks.runner import LONGEST, BenchmarkError, Place, Result, measure
+from benchmarks.scenarios import SCENARIOS, Scenario
 from muxado.demo import OpenSSLMissing, make_certificate
 
+QUICK_LONGEST = 0.6  # seconds of a round with --quick
 
-def duration(seconds: float) -> str:
-    """``seconds`` to three figures in a unit that suits."""
-    if seconds >= 1:
-        return f"{seconds:.2f} s"
-    if seconds >= 1e-3:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds * 1e6:.3g} us"
-
-
-def speed(unit: Unit, work: int, seconds: float) -> str:
-    return f"{work / seconds * unit.scale:,.0f}{unit.rate}"
-
-
-def spread(values: Sequence[float]) -> str:
-    return f"{min(values):.2f}-{max(values):.2f}"
-
-
-def times(unit: Unit, work: int, figures: Figures) -> list[str]:
-    """The cells about one peer: median time, its range, rate at the median."""
-    each = work / unit.per if unit.per else 1
-    low, middle, high = (
-        value / each for value in (min(figures.seconds), figures.median, max(figures.seconds))
-    )
-    return [
-        duration(middle),
-        f"{duration(low)} - {duration(high)}",
-        speed(unit, work, figures.median),
-    ]
-
-
-def table(results: Sequence[Result]) -> str:
-    """Ratios first: how long muxado took, divided by how long the rival took, round by round."""
-    heads = [
-        *("scenario", "ratio", "min-max", "peers"),
-        *("muxado", "min - max", "rate"),
-        *("rival", "min - max", "rate"),
-    ]
-    rows = []
-    for result in results:
-        unit, work = result.scenario.unit, result.work
-        rows += [
-            [
-                result.scenario.name,
-                f"{comparison.median:.2f}",
-                spread(comparison.ratios),
-                f"muxado/{comparison.rival}",
-                *times(unit, work, result.figures[MUXADO.name]),
-                *times(unit, work, result.figures[comparison.rival]),
-            ]
-            for comparison in result.comparisons
-        ]
-    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
-    left = {0, 3}
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join(padded).rstrip()
-
-    return "\n".join([line(heads), line(["-" * width for width in widths]), *map(line, rows)])
-
-
-def as_json(results: Sequence[Result], skipped: dict[str, str]) -> dict[str, Any]:
-    return {
-        "muxado": muxado.__version__,
-        "python": sys.version,
-        "machine": platform.platform(),
-        "processors": os.cpu_count(),
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "skipped": skipped,
-        "scenarios": [
-            {
-                "name": result.scenario.name,
-                "about": result.scenario.about,
-                "unit": result.scenario.unit.thing,
-                "work": result.work,
-                "ratios": {
-                    comparison.rival: {"median": comparison.median, "rounds": comparison.ratios}
-                    for comparison in result.comparisons
-                },
-                "seconds": {
-                    name: {"median": figures.median, "rounds": figures.seconds}
-                    for name, figures in result.figures.items()
-                },
-            }
-            for result in results
-        ],
-    }
+HEAD = """\
+muxado's time (or memory) divided by its rival's, round by round, and the median of that: below 1
+muxado is the better. Then the figures of each, median and range.
+"""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Do the same work over muxado streams and over plain connections, in turns, "
-        "and print the times side by side.",
-        epilog="Scenarios: "
-        + "; ".join(f"{scenario.name} ({scenario.about})" for scenario in SCENARIOS.values()),
+        "and print the figures side by side.",
+        epilog="Scenarios, those in parentheses only when named: "
+        + "; ".join(
+            f"{scenario.name}: {scenario.about}" if scenario.usual else f"({scenario.name})"
+            for scenario in SCENARIOS.values()
+        ),
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there too")
+    parser.add_argument(
+        "--load",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="run nothing, show the figures that --json wrote; several are put together",
+    )
+    parser.add_argument(
+        "--rst", metavar="FILE", type=Path, help="write the table there as reStructuredText"
+    )
     parser.add_argument(
         "--only",
         metavar="NAME",
         action="append",
-        choices=list(SCENARIOS),
-        help="run this scenario; may be given more than once",
+        help="run this scenario, or those that match, such as 'open-*'; may be repeated",
     )
-    parser.add_argument("--quick", action="store_true", help="less work in a round, fewer rounds")
+    parser.add_argument(
+        "--peer",
+        metavar="NAME",
+        action="append",
+        choices=[peer.name for peer in (PLAIN, *OTHERS)],
+        help="compare with this peer only, everywhere; may be repeated. One of %(choices)s",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="less work in a round, fewer rounds, fewer peers"
+    )
     parser.add_argument(
         "--rounds", metavar="N", type=int, help="so many rounds, instead of each scenario's own"
     )
     options = parser.parse_args(arguments)
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    for pattern in options.only or ():
+        if not fnmatch.filter(SCENARIOS, pattern):
+            parser.error(f"no such scenario: {pattern!r}")
     return options
 
 
@@ -145,7 +81,21 @@ def rounds_of(scenario: Scenario, options: argparse.Namespace) -> int:
 
 
 def chosen(options: argparse.Namespace) -> list[Scenario]:
-    return [SCENARIOS[name] for name in options.only or SCENARIOS]
+    if not options.only:
+        return [scenario for scenario in SCENARIOS.values() if scenario.usual]
+    return [
+        scenario
+        for scenario in SCENARIOS.values()
+        if any(fnmatch.fnmatchcase(scenario.name, pattern) for pattern in options.only)
+    ]
+
+
+def wanted(peer: Peer, scenario: Scenario, options: argparse.Namespace) -> bool:
+    if options.peer:
+        return peer.name in options.peer
+    if peer is PLAIN:
+        return True
+    return scenario.everybody and (scenario.quick or not options.quick)
 
 
 def progress(text: str) -> None:
@@ -153,45 +103,59 @@ def progress(text: str) -> None:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
-    scenarios = chosen(options)
-    results: list[Result] = []
-    skipped: dict[str, str] = {}
-    status = 0
-    with tempfile.TemporaryDirectory(prefix="muxado-benchmarks-") as directory:
-        certificate: Certificate | None = None
-        if any(scenario.tls for scenario in scenarios):
+class Run:
+    """All scenarios that are wanted, one after another; what is done stays when one fails."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self.results: list[Result] = []
+        self.skipped: dict[str, str] = {}
+
+    def __call__(self, directory: Path) -> None:
+        options = self._options
+        scenarios = chosen(options)
+        place = Place(directory)
+        if any(scenario.over == "tls" for scenario in scenarios):
             try:
-                certificate = Certificate(*map(str, make_certificate(Path(directory))))
+                certificate = Certificate(*map(str, make_certificate(directory)))
+                place = place._replace(certificate=certificate)
             except OpenSSLMissing as error:
                 if options.only:
-                    print(f"error: {error}", file=sys.stderr)
-                    return 1
-                skipped = {scenario.name: str(error) for scenario in scenarios if scenario.tls}
-        try:
-            for scenario in scenarios:
-                if scenario.name in skipped:
-                    continue
-                rivals = []
-                for rival in RIVALS:
-                    reason = rival.missing(tls=scenario.tls)
-                    if reason is None:
-                        rivals.append(rival)
-                    else:
-                        skipped[f"{scenario.name}: {rival.name}"] = reason
-                results.append(
-                    measure(
-                        scenario,
-                        MUXADO,
-                        rivals,
-                        work=scenario.quick_work if options.quick else scenario.work,
-                        rounds=rounds_of(scenario, options),
-                        certificate=certificate,
-                        progress=progress,
-                    )
+                    raise BenchmarkError(str(error)) from error
+                self.skipped["all over TLS"] = str(error)
+                scenarios = [scenario for scenario in scenarios if scenario.over != "tls"]
+        rivals = []
+        for peer in (PLAIN, *OTHERS):
+            if any(wanted(peer, scenario, options) for scenario in scenarios):
+                progress(f"{peer.name}: looking for it")
+                reason = peer.missing(directory)
+                if reason is None:
+                    rivals.append(peer)
+                else:
+                    self.skipped[peer.name] = reason
+        for scenario in scenarios:
+            peers = [peer for peer in rivals if wanted(peer, scenario, options)]
+            self.results.append(
+                measure(
+                    scenario,
+                    [MUXADO, *peers],
+                    work=scenario.quick_work if options.quick else scenario.work,
+                    rounds=rounds_of(scenario, options),
+                    longest=QUICK_LONGEST if options.quick else LONGEST,
+                    place=place,
+                    progress=progress,
                 )
-        except BenchmarkError as error:
+            )
+
+
+def run(options: argparse.Namespace) -> tuple[Report, int]:
+    work = Run(options)
+    status = 0
+    # Of a short name: the path of a Unix socket has to fit in 108 bytes.
+    with tempfile.TemporaryDirectory(prefix="muxado-") as directory:
+        try:
+            work(Path(directory))
+        except (BenchmarkError, BuildError) as error:
             progress("")
             print(f"error: {error}", file=sys.stderr)
             status = 1
@@ -200,19 +164,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("interrupted", file=sys.stderr)
             status = 130
     progress("")
-    if results:
-        print(
-            "Time of muxado divided by time of its rival, round by round, and the median of that:"
-        )
-        print("below 1 muxado is the faster. Then the times of each, median and range.\n")
-        print(table(results))
-    for name, reason in skipped.items():
+    return Report(about_this_run(), work.results, work.skipped), status
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    if options.load:
+        report, status = load(options.load), 0
+    else:
+        report, status = run(options)
+    if report.results:
+        print(HEAD)
+        print(table(report.results))
+    for name, reason in report.skipped.items():
         print(f"skipped {name}: {reason}")
-    if options.json is not None and not status:
-        options.json.write_text(
-            json.dumps(as_json(results, skipped), indent=2) + "\n",
-            encoding="utf-8",
-        )
+    if not status:
+        if options.json is not None:
+            options.json.write_text(report.to_json(), encoding="utf-8")
+        if options.rst is not None:
+            options.rst.write_text(rst(report), encoding="utf-8")
     return status
 
 

@@ -1,9 +1,8 @@
 """Whose connections are compared.
 
-A peer is two commands, a server's and a client's, that speak the protocol at the top of
-``worker``. A peer written in Python is a subclass of ``PythonPeer`` with ``listen`` and ``dial``,
-and ``worker`` runs it; any other program is a subclass of ``Peer`` that names its own commands.
-Adding one to ``PEERS`` is all it takes.
+A peer is commands, a server's and a client's, that speak the protocol at the top of ``worker``. A
+peer written in Python is a subclass of ``PythonPeer`` with ``listen`` and ``dial``, and ``worker``
+runs it; any other program is a subclass of ``Peer`` that names its own commands.
 """
 
 from __future__ import annotations
@@ -15,18 +14,24 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
-import muxado
-from benchmarks.scenarios import Connect, Connection
+try:
+    import resource
+except ImportError:  # not a Unix
+    resource = None  # type: ignore[assignment]
 
-Address = tuple[str, int]
+import muxado
+from benchmarks.scenarios import Scenario
+from benchmarks.work import Connect, Connection
+
+Address = tuple[str, int] | str  # a string is the path of a Unix socket
 Accept = Callable[[], Connection]
 Leave = Callable[[], None]
 
-
-class Finished(Exception):
-    """The client has left; there is nothing more to accept."""
+#: The muxado peer's own limit: more than the largest scenario needs.
+_STREAMS = 20_000
 
 
 class Certificate(NamedTuple):
@@ -40,19 +45,30 @@ class Job(NamedTuple):
     """What the two processes of a peer are told."""
 
     peer: str
-    scenario: str
-    certificate: Certificate | None  # with one, TLS
+    kind: str  # of `work`
+    streams: int
+    workers: int
+    over: str  # "tcp", "tls" or "unix"
+    path: str  # for the server to make its socket at, over "unix"
+    cert: str  # file names, over "tls"
+    key: str
+
+    @classmethod
+    def of(
+        cls, peer: str, scenario: Scenario, path: str = "", certificate: Certificate | None = None
+    ) -> Job:
+        cert, key = certificate if certificate is not None and scenario.over == "tls" else ("", "")
+        return cls(
+            *(peer, scenario.kind, scenario.streams, scenario.workers, scenario.over),
+            *(path, cert, key),
+        )
 
     def to_json(self) -> str:
         return json.dumps(self._asdict())
 
     @classmethod
     def from_json(cls, text: str) -> Job:
-        fields = json.loads(text)
-        certificate = fields["certificate"]
-        return cls(
-            fields["peer"], fields["scenario"], Certificate(*certificate) if certificate else None
-        )
+        return cls(**json.loads(text))
 
 
 class Peer(abc.ABC):
@@ -60,8 +76,11 @@ class Peer(abc.ABC):
 
     name: str
 
-    def missing(self, *, tls: bool) -> str | None:
-        """Why this peer cannot run here (or not over TLS), or ``None``."""
+    def missing(self, directory: Path) -> str | None:
+        """Why this peer cannot run here, or ``None``; asked once, before anything else.
+
+        What it has to build, it builds in ``directory``.
+        """
         return None
 
     @abc.abstractmethod
@@ -70,58 +89,109 @@ class Peer(abc.ABC):
     @abc.abstractmethod
     def client_command(self, job: Job, address: Address) -> list[str]: ...
 
+    @abc.abstractmethod
+    def first_command(self, job: Job, address: Address) -> list[str]:
+        """A process that connects, has one byte echoed, says so on a line and leaves."""
+
 
 class PythonPeer(Peer):
     """A peer whose two ends run in ``worker``."""
+
+    #: The program of ``first_command``: as small as it can be, for what it imports counts.
+    first_program: str
 
     def server_command(self, job: Job) -> list[str]:
         return [sys.executable, "-m", "benchmarks.worker", "server", job.to_json()]
 
     def client_command(self, job: Job, address: Address) -> list[str]:
-        host, port = address
-        return [sys.executable, "-m", "benchmarks.worker", "client", job.to_json(), host, str(port)]
+        end = [job.to_json(), json.dumps(address)]
+        return [sys.executable, "-m", "benchmarks.worker", "client", *end]
+
+    def first_command(self, job: Job, address: Address) -> list[str]:
+        place = [address] if isinstance(address, str) else [address[0], str(address[1])]
+        return [sys.executable, "-c", self.first_program, job.over, job.cert, *place]
 
     @abc.abstractmethod
-    def listen(self, certificate: Certificate | None) -> tuple[Address, Accept]:
+    def listen(self, job: Job) -> tuple[Address, Accept]:
         """Where clients are to connect, and what hands out their connections."""
 
     @abc.abstractmethod
-    def dial(self, address: Address, certificate: Certificate | None) -> tuple[Connect, Leave]:
+    def dial(self, job: Job, address: Address) -> tuple[Connect, Leave]:
         """What makes a connection to a server, and what to call at the end."""
 
 
-def _server_context(certificate: Certificate) -> ssl.SSLContext:
+def server_context(job: Job) -> ssl.SSLContext | None:
+    if job.over != "tls":
+        return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate.cert, certificate.key)
+    context.load_cert_chain(job.cert, job.key)
     return context
 
 
-def _client_context(certificate: Certificate) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=certificate.cert)
+def client_context(job: Job) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=job.cert) if job.over == "tls" else None
 
 
-def _no_delay(connection: socket.socket) -> None:
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+def no_delay(connection: socket.socket) -> None:
+    if connection.family != getattr(socket, "AF_UNIX", None):
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _listening_socket() -> tuple[Address, socket.socket]:
+def listening_socket(job: Job) -> tuple[Address, socket.socket]:
+    if job.over == "unix":
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(job.path)
+        listener.listen(1024)
+        return job.path, listener
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     host, port = listener.getsockname()
     return (host, port), listener
 
 
+def connected_socket(address: Address) -> socket.socket:
+    if isinstance(address, str):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(address)
+    else:
+        connection = socket.create_connection(address)
+        no_delay(connection)
+    return connection
+
+
 class Plain(PythonPeer):
-    """Python's own sockets: a TCP (or TLS) connection for each."""
+    """Python's own sockets: a TCP, TLS or Unix connection for each."""
 
     name = "plain"
+    first_program = """
+import sys, time
+over, cert, *place = sys.argv[1:]
+start = time.perf_counter()
+import socket
+if over == "tls":
+    import ssl
+seconds = time.perf_counter() - start
+if over == "unix":
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(place[0])
+else:
+    connection = socket.create_connection((place[0], int(place[1])))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+if over == "tls":
+    context = ssl.create_default_context(cafile=cert)
+    connection = context.wrap_socket(connection, server_hostname="localhost")
+connection.sendall(b"x")
+assert connection.recv(1) == b"x"
+print('{"import": %r}' % seconds, flush=True)
+connection.close()
+"""
 
-    def listen(self, certificate: Certificate | None) -> tuple[Address, Accept]:
-        address, listener = _listening_socket()
-        context = _server_context(certificate) if certificate else None
+    def listen(self, job: Job) -> tuple[Address, Accept]:
+        address, listener = listening_socket(job)
+        context = server_context(job)
 
         def accept() -> Connection:
             connection, _ = listener.accept()
-            _no_delay(connection)
+            no_delay(connection)
             if context is None:
                 return connection
             # The handshake is made by the first recv, in the thread that handles the connection.
@@ -129,12 +199,11 @@ class Plain(PythonPeer):
 
         return address, accept
 
-    def dial(self, address: Address, certificate: Certificate | None) -> tuple[Connect, Leave]:
-        context = _client_context(certificate) if certificate else None
+    def dial(self, job: Job, address: Address) -> tuple[Connect, Leave]:
+        context = client_context(job)
 
         def connect() -> Connection:
-            connection = socket.create_connection(address)
-            _no_delay(connection)
+            connection = connected_socket(address)
             if context is None:
                 return connection
             return context.wrap_socket(connection, server_hostname="localhost")
@@ -146,37 +215,66 @@ class Muxado(PythonPeer):
     """Streams of one session."""
 
     name = "muxado"
+    first_program = """
+import sys, time
+over, cert, *place = sys.argv[1:]
+start = time.perf_counter()
+import muxado
+seconds = time.perf_counter() - start
+address = place[0] if over == "unix" else (place[0], int(place[1]))
+if over == "tls":
+    import ssl
+    context = ssl.create_default_context(cafile=cert)
+    session = muxado.dial_tls(address, context, server_hostname="localhost")
+else:
+    session = muxado.dial(address)
+with session, session.open() as stream:
+    stream.sendall(b"x")
+    assert stream.recv(1) == b"x"
+    print('{"import": %r}' % seconds, flush=True)
+"""
 
-    def listen(self, certificate: Certificate | None) -> tuple[Address, Accept]:
-        address, listening = _listening_socket()
-        context = _server_context(certificate) if certificate else None
-        listener = muxado.Listener(listening, context=context)
-        sessions: list[muxado.Session] = []  # at most one; guarded by `lock`
+    def listen(self, job: Job) -> tuple[Address, Accept]:
+        address, listening = listening_socket(job)
+        listener = muxado.Listener(listening, context=server_context(job), max_streams=_STREAMS)
+        sessions: list[muxado.Session] = []  # the one that lives, if any; guarded by `lock`
         lock = threading.Lock()
 
         def accept() -> Connection:
-            with lock:
-                if not sessions:
-                    sessions.append(listener.accept()[0])
-            try:
-                return sessions[0].accept()[0]
-            except muxado.SessionClosed as end:
-                raise Finished from end
+            while True:
+                with lock:
+                    if not sessions:
+                        sessions.append(listener.accept()[0])
+                    session = sessions[0]
+                try:
+                    return session.accept()[0]
+                except muxado.SessionClosed:
+                    end = session.wait()
+                    if end.error is not None:
+                        raise
+                with lock:
+                    if session in sessions:
+                        sessions.remove(session)
 
         return address, accept
 
-    def dial(self, address: Address, certificate: Certificate | None) -> tuple[Connect, Leave]:
-        if certificate is None:
-            session = muxado.dial(address)
+    def dial(self, job: Job, address: Address) -> tuple[Connect, Leave]:
+        context = client_context(job)
+        if context is None:
+            session = muxado.dial(address, max_streams=_STREAMS)
         else:
-            context = _client_context(certificate)
-            session = muxado.dial_tls(address, context, server_hostname="localhost")
+            session = muxado.dial_tls(
+                address, context, server_hostname="localhost", max_streams=_STREAMS
+            )
         return session.dial, session.close
 
 
+def allow_many_files() -> None:
+    """Let this process have as many descriptors as it may."""
+    if resource is not None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 MUXADO = Muxado()
-
-#: What muxado is compared with, in the table's order.
-RIVALS: list[Peer] = [Plain()]
-
-PEERS: dict[str, Peer] = {peer.name: peer for peer in (MUXADO, *RIVALS)}
+PLAIN = Plain()

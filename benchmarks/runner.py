@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import statistics
@@ -10,17 +11,18 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.peers import Certificate, Job, Peer
-from benchmarks.scenarios import Scenario
+from benchmarks.scenarios import Metric, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 30.0  # seconds for a process to start and connect
 END_TIMEOUT = 15.0  # seconds for a process to leave once told
+LONGEST = 4.0  # seconds of a round, about: a peer that would take longer does less
 
 
 class BenchmarkError(Exception):
@@ -30,7 +32,7 @@ class BenchmarkError(Exception):
 class Child:
     """A process that speaks the protocol of ``worker``, under a limit of time for each answer."""
 
-    def __init__(self, name: str, command: list[str]) -> None:
+    def __init__(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         self.name = name
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # b"": the output ended
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in stop()
@@ -41,7 +43,11 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 cwd=ROOT,
+                env=environment,
             )
+        except OSError as error:
+            self._errors.close()
+            raise BenchmarkError(f"{name} did not start: {error}") from error
         except BaseException:
             self._errors.close()
             raise
@@ -137,110 +143,170 @@ class Child:
                 pass
 
 
-class Pair:
-    """A peer's server and client, connected and waiting."""
+class Place(NamedTuple):
+    """Where a run keeps its files."""
 
-    def __init__(
-        self, peer: Peer, scenario: Scenario, certificate: Certificate | None, stack: ExitStack
-    ) -> None:
-        job = Job(peer.name, scenario.name, certificate if scenario.tls else None)
-        self.server = self._start(f"{peer.name} server", peer.server_command(job), stack)
-        host, port = self.server.answer(START_TIMEOUT)["address"]
-        command = peer.client_command(job, (host, port))
-        self.client = self._start(f"{peer.name} client", command, stack)
-        self.client.answer(START_TIMEOUT, also=self.server)
+    directory: Path
+    certificate: Certificate | None = None
 
-    @staticmethod
-    def _start(name: str, command: list[str], stack: ExitStack) -> Child:
-        try:
-            child = Child(name, command)
-        except OSError as error:
-            raise BenchmarkError(f"{name} did not start: {error}") from error
-        stack.callback(child.stop)
+    def environment(self) -> dict[str, str]:
+        """For the child processes: where bytecode must not be kept, it is kept here instead.
+
+        Or else every process would compile all that it imports.
+        """
+        environment = dict(os.environ)
+        if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+            environment["PYTHONPYCACHEPREFIX"] = str(self.directory / "bytecode")
+        return environment
+
+
+class Ends:
+    """A peer's server, and its client if it lives from round to round."""
+
+    def __init__(self, peer: Peer, scenario: Scenario, place: Place, stack: ExitStack) -> None:
+        self._peer = peer
+        self._stack = stack
+        self._environment = place.environment()
+        path = tempfile.mkdtemp(dir=place.directory) + "/socket" if scenario.over == "unix" else ""
+        self._job = Job.of(peer.name, scenario, path, place.certificate)
+        self.server = self._start("server", peer.server_command(self._job))
+        address = self.server.answer(START_TIMEOUT)["address"]
+        self._address = address if isinstance(address, str) else (address[0], address[1])
+
+    def _start(self, role: str, command: list[str]) -> Child:
+        child = Child(f"{self._peer.name} {role}", command, self._environment)
+        self._stack.callback(child.stop)
         return child
 
-    def round(self, work: int, timeout: float) -> float:
-        self.client.tell(work=work)
-        return float(self.client.answer(timeout, also=self.server)["seconds"])
+    def round(self, work: int, timeout: float) -> dict[str, Any]:
+        """The figures of one round, by name."""
+        raise NotImplementedError
 
     def leave(self) -> None:
-        self.client.leave()
+        """End the processes in good order."""
         self.server.leave()
 
 
+class Pair(Ends):
+    """A client connected and waiting."""
+
+    def __init__(self, peer: Peer, scenario: Scenario, place: Place, stack: ExitStack) -> None:
+        super().__init__(peer, scenario, place, stack)
+        self.client = self._start("client", peer.client_command(self._job, self._address))
+        self.client.answer(START_TIMEOUT, also=self.server)
+
+    def round(self, work: int, timeout: float) -> dict[str, Any]:
+        self.client.tell(work=work)
+        return self.client.answer(timeout, also=self.server)
+
+    def leave(self) -> None:
+        self.client.leave()
+        super().leave()
+
+
+class Starts(Ends):
+    """A new client each time, and the clock runs from before there is a process."""
+
+    def round(self, work: int, timeout: float) -> dict[str, Any]:
+        figures: dict[str, Any] = {"seconds": 0.0}
+        for _ in range(work):
+            begun = time.perf_counter()
+            client = self._start("client", self._peer.first_command(self._job, self._address))
+            answer = client.answer(timeout, also=self.server)
+            figures["seconds"] += time.perf_counter() - begun
+            for name, value in answer.items():
+                figures[name] = figures.get(name, 0.0) + value
+            client.leave()
+        return figures
+
+
 @contextmanager
-def pairs(
-    peers: list[Peer], scenario: Scenario, certificate: Certificate | None
-) -> Iterator[dict[str, Pair]]:
+def ends(peer: Peer, scenario: Scenario, place: Place) -> Iterator[Ends]:
     with ExitStack() as stack:
-        yield {peer.name: Pair(peer, scenario, certificate, stack) for peer in peers}
-
-
-class Figures(NamedTuple):
-    """What one peer did in one scenario."""
-
-    seconds: list[float]  # a round each
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.seconds)
-
-
-class Comparison(NamedTuple):
-    """muxado beside one rival: its time divided by the rival's, round by round."""
-
-    rival: str
-    ratios: list[float]
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.ratios)
+        kind = Starts if scenario.kind == "start" else Pair
+        yield kind(peer, scenario, place, stack)
 
 
 class Result(NamedTuple):
+    """What came of a scenario; a peer's figures are for one unit of work where there are units."""
+
     scenario: Scenario
-    work: int
-    figures: dict[str, Figures]
-    comparisons: list[Comparison]
+    amounts: dict[str, int]  # how much work each peer did in a round
+    rounds: dict[str, dict[str, list[float]]]  # by the metric's name, then the peer's
+
+    def metrics(self) -> list[Metric]:
+        return [metric for metric in self.scenario.metrics if self.rounds.get(metric.name)]
+
+    def ratios(self, metric: Metric, subject: str, rival: str) -> list[float]:
+        """The subject's figure divided by the rival's, round by round; empty without figures."""
+        figures = self.rounds[metric.name]
+        pairs = zip(figures.get(subject, []), figures.get(rival, []), strict=False)
+        return [ours / theirs for ours, theirs in pairs if theirs > 0]
+
+    def median(self, metric: Metric, peer: str) -> float:
+        return statistics.median(self.rounds[metric.name][peer])
+
+
+def fitting(work: int, streams: int, tried: int, seconds: float, longest: float) -> int:
+    """So much of ``work`` as takes no longer than ``longest``, when ``tried`` took ``seconds``."""
+    if seconds / tried * work <= longest:
+        return work
+    return max(1, int(tried * longest / seconds) // streams) * streams
 
 
 def measure(
     scenario: Scenario,
-    subject: Peer,
-    rivals: list[Peer],
+    peers: Sequence[Peer],
     *,
     work: int,
     rounds: int,
-    certificate: Certificate | None = None,
+    place: Place,
     round_timeout: float = 120.0,
+    longest: float = LONGEST,
     progress: Callable[[str], None] = lambda text: None,
 ) -> Result:
     """Run a scenario: ``rounds`` rounds of ``work`` for every peer, taken in turns."""
-    seconds: dict[str, list[float]] = {peer.name: [] for peer in (subject, *rivals)}
+    amounts: dict[str, int] = {}
+    figures: dict[str, dict[str, list[float]]] = {metric.name: {} for metric in scenario.metrics}
+
+    def keep(peer: Peer, fields: dict[str, Any]) -> None:
+        for metric in scenario.metrics:
+            value = fields.get(metric.name)
+            if isinstance(value, (int, float)):
+                each = value / amounts[peer.name] if metric.each else value
+                figures[metric.name].setdefault(peer.name, []).append(each)
+            elif metric is scenario.metrics[0]:
+                raise BenchmarkError(f"{peer.name} client said {fields!r}")
+
     try:
-        with pairs([subject, *rivals], scenario, certificate) as running:
-            for pair in running.values():  # a round to warm up, not counted
-                pair.round(min(work, scenario.quick_work), round_timeout)
-            order = list(running)
+        with ExitStack() as stack:
+            running: dict[str, Ends] = {}
+            for peer in peers:
+                progress(f"{scenario.name}: {peer.name} warms up")
+                pair = stack.enter_context(ends(peer, scenario, place))
+                tried = min(work, max(scenario.quick_work // 4, scenario.streams))
+                begun = time.monotonic()
+                pair.round(tried, round_timeout)
+                seconds = time.monotonic() - begun
+                amounts[peer.name] = fitting(work, scenario.streams, tried, seconds, longest)
+                if scenario.fresh:
+                    pair.leave()
+                else:
+                    running[peer.name] = pair
+            order = list(peers)
             for number in range(rounds):
                 progress(f"{scenario.name}: round {number + 1} of {rounds}")
-                for name in order:
-                    seconds[name].append(running[name].round(work, round_timeout))
+                for peer in order:
+                    amount = amounts[peer.name]
+                    if scenario.fresh:
+                        with ends(peer, scenario, place) as pair:
+                            keep(peer, pair.round(amount, round_timeout))
+                            pair.leave()
+                    else:
+                        keep(peer, running[peer.name].round(amount, round_timeout))
                 order = order[1:] + order[:1]  # nobody is always the first
             for pair in running.values():
                 pair.leave()
     except BenchmarkError as error:
         raise BenchmarkError(f"{scenario.name}: {error}") from None
-    mine = seconds[subject.name]
-    return Result(
-        scenario,
-        work,
-        {name: Figures(times) for name, times in seconds.items()},
-        [
-            Comparison(
-                peer.name,
-                [a / b for a, b in zip(mine, seconds[peer.name], strict=True)],
-            )
-            for peer in rivals
-        ],
-    )
+    return Result(scenario, amounts, figures)

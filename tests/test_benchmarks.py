@@ -1,8 +1,9 @@
-"""The benchmarks tell the truth about failure, and their scenarios do what they say."""
+"""The benchmarks tell the truth about failure, and their work is what they say it is."""
 
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -13,17 +14,27 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import peers, runner, scenarios
-from benchmarks.peers import Address, Job, Peer
-from benchmarks.runner import BenchmarkError, measure
-from benchmarks.scenarios import SCENARIOS, Connection, Scenario
+from benchmarks import report, runner, work
+from benchmarks.others import OTHERS, Go
+from benchmarks.peers import MUXADO, PLAIN, Address, Certificate, Job, Peer
+from benchmarks.runner import BenchmarkError, Place, measure
+from benchmarks.scenarios import SCENARIOS, Metric
+from benchmarks.work import KINDS, Connection
+from muxado.demo import OpenSSLMissing, make_certificate
 
 ROOT = Path(__file__).resolve().parent.parent
-SMALL = {"round trip": 50, "message": 500, "open": 64, "byte": 65 * 5000}
-
-
-def small_work(scenario: Scenario) -> int:
-    return SMALL[scenario.unit.thing]
+#: Work for each kind that is done at once.
+SMALL = {
+    "rtt": 50,
+    "open": 64,
+    "bulk": 65 * 5000,
+    "down": 300_000,
+    "both": 300_000,
+    "messages": 500,
+    "latency": 20,
+    "idle": 20,
+    "start": 1,
+}
 
 
 class Script(Peer):
@@ -41,6 +52,9 @@ class Script(Peer):
     def client_command(self, job: Job, address: Address) -> list[str]:
         return [sys.executable, "-c", self._client]
 
+    def first_command(self, job: Job, address: Address) -> list[str]:
+        return [sys.executable, "-c", self._client]
+
 
 SERVER = 'import sys; print(\'{"address": ["localhost", 1]}\', flush=True); sys.stdin.read()'
 CLIENT = """
@@ -51,12 +65,48 @@ for line in sys.stdin:
 """
 
 
-def run(peer: Peer, **options: float) -> runner.Result:
-    return measure(SCENARIOS["rtt"], peer, [], work=10, rounds=2, **options)  # type: ignore[arg-type]
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
 
 
-def test_a_foreign_peer_is_two_commands() -> None:
-    assert run(Script(SERVER, CLIENT)).figures["script"].seconds == [2.0, 2.0]
+def run(peer: Peer, place: Place, *, scenario: str = "rtt", timeout: float = 20) -> runner.Result:
+    return measure(
+        SCENARIOS[scenario], [peer], work=10, rounds=2, place=place, round_timeout=timeout
+    )
+
+
+def test_a_foreign_peer_is_commands(place: Place) -> None:
+    assert run(Script(SERVER, CLIENT), place).rounds["seconds"]["script"] == [0.2, 0.2]
+
+
+def test_a_peer_that_is_slow_does_less(place: Place) -> None:
+    slow = CLIENT.replace("print('{\"sec", "time.sleep(0.4); print('{\"sec")
+    result = measure(
+        SCENARIOS["rtt"],
+        [Script(SERVER, "import time" + slow)],
+        work=2_000,
+        rounds=1,
+        place=place,
+        longest=0.1,
+    )
+    (amount,) = result.amounts.values()
+    assert 1 <= amount < 500
+    assert result.rounds["seconds"]["script"] == [2.0 / amount]
+
+
+@pytest.mark.parametrize(
+    ("work", "streams", "tried", "seconds", "amount"),
+    [
+        (1000, 1, 100, 0.1, 1000),
+        (1000, 1, 100, 0.4, 1000),
+        (1000, 1, 100, 0.8, 500),
+        (1000, 64, 100, 0.8, 448),
+        (1000, 64, 64, 400, 64),
+    ],
+)
+def test_how_much_less(work: int, streams: int, tried: int, seconds: float, amount: int) -> None:
+    assert runner.fitting(work, streams, tried, seconds, longest=4.0) == amount
 
 
 @pytest.mark.parametrize(
@@ -68,6 +118,7 @@ def test_a_foreign_peer_is_two_commands() -> None:
         (SERVER, "", "script client exited with status 0"),
         (SERVER, "raise ValueError('bang')", "(?s)script client exited with status 1.*bang"),
         (SERVER, CLIENT.replace("2.0", "}"), "script client said"),
+        (SERVER, CLIENT.replace("2.0", "null"), "script client said {'seconds': None}"),
         (SERVER, CLIENT.replace("for", "raise KeyError('k')\nfor"), "(?s)status 1.*KeyError"),
         (SERVER, CLIENT + "sys.exit('late')", r"script client exited with status 1:\nlate"),
         (SERVER + "; sys.exit('later')", CLIENT, r"script server exited with status 1:\nlater"),
@@ -78,12 +129,19 @@ def test_a_foreign_peer_is_two_commands() -> None:
         ),
     ],
 )
-def test_a_process_that_fails_ends_the_run(server: str, client: str, message: str) -> None:
+def test_a_process_that_fails_ends_the_run(
+    server: str, client: str, message: str, place: Place
+) -> None:
     with pytest.raises(BenchmarkError, match=message):
-        run(Script(server, client))
+        run(Script(server, client), place)
 
 
-def test_a_process_that_hangs_ends_the_run_and_shows_where() -> None:
+def test_a_start_that_fails_ends_the_run(place: Place) -> None:
+    with pytest.raises(BenchmarkError, match=r"script client exited with status 1:\nno start"):
+        run(Script(SERVER, "raise SystemExit('no start')"), place, scenario="start")
+
+
+def test_a_process_that_hangs_ends_the_run_and_shows_where(place: Place) -> None:
     hanging = """
 import faulthandler, sys, threading
 faulthandler.enable()
@@ -93,20 +151,22 @@ def the_place_where_it_hangs():
 the_place_where_it_hangs()
 """
     with pytest.raises(BenchmarkError, match=r"(?s)no answer within.*the_place_where_it_hangs"):
-        run(Script(SERVER, hanging), round_timeout=0.5)
+        run(Script(SERVER, hanging), place, timeout=0.5)
 
 
-def test_a_command_that_cannot_start_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_cannot_start_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, place: Place
+) -> None:
     peer = Script(SERVER, CLIENT)
     monkeypatch.setattr(peer, "client_command", lambda job, address: ["/nonexistent/program"])
     with pytest.raises(BenchmarkError, match="script client did not start"):
-        run(peer)
+        run(peer, place)
 
 
 def test_the_command_says_what_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "RIVALS", [Script("raise SystemExit('no port')", CLIENT)])
+    monkeypatch.setattr(command, "PLAIN", Script("raise SystemExit('no port')", CLIENT))
     assert command.main(["--quick", "--only", "rtt"]) == 1
     assert "error: rtt: script server exited with status 1:\nno port" in capsys.readouterr().err
 
@@ -115,7 +175,29 @@ def test_an_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit) as stop:
         command.main(["--only", "nonsense"])
     assert stop.value.code == 2
-    assert "invalid choice: 'nonsense'" in capsys.readouterr().err
+    assert "no such scenario: 'nonsense'" in capsys.readouterr().err
+
+
+def test_what_is_named_is_chosen() -> None:
+    options = command.parse(["--only", "open-?", "--only", "rtt-tls"])
+    assert [scenario.name for scenario in command.chosen(options)] == [
+        "open-1",
+        "open-8",
+        "rtt-tls",
+    ]
+
+
+def test_a_peer_that_is_not_there_is_left_out_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent = Go("absent", "example.org/absent", "golang-absent-dev")
+    monkeypatch.setattr(command, "OTHERS", [absent])
+    # "start" is soon done.
+    assert command.main(["--only", "start", "--rounds", "1", "--quick"]) == 0
+    assert "absent" not in capsys.readouterr().out  # not wanted with --quick
+    monkeypatch.setattr(command, "wanted", lambda peer, scenario, options: True)
+    assert command.main(["--only", "start", "--rounds", "1", "--quick"]) == 0
+    assert "skipped absent: no " in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -125,28 +207,37 @@ def server_end() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield near, far
 
 
-@pytest.mark.parametrize("name", [name for name, each in SCENARIOS.items() if not each.tls])
-def test_each_scenario_over_plain_sockets(name: str) -> None:
-    scenario = SCENARIOS[name]
+@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("streams", [1, 5])
+def test_each_kind_over_plain_sockets(name: str, streams: int) -> None:
+    kind = KINDS[name]
     failures: list[BaseException] = []
     threads: list[threading.Thread] = []
+    sockets: list[socket.socket] = []
 
     def handle(connection: socket.socket) -> None:
         try:
-            with connection:
-                scenario.handler(connection)
+            kind.handler(connection)
+            if not kind.inline:
+                connection.close()
         except BaseException as error:
             failures.append(error)
 
     def connect() -> Connection:
         near, far = socket.socketpair()
+        sockets.extend((near, far))
         threads.append(threading.Thread(target=handle, args=(far,)))
         threads[-1].start()
         return near
 
-    assert scenario.client(connect, small_work(scenario)) > 0
+    figures = kind.client(connect, SMALL[name], streams)
+    assert figures
+    assert all(value > 0 for value in figures.values()) or name == "idle"
     for thread in threads:
         thread.join()
+    for each in sockets:
+        each.close()
+    work._kept.clear()
     assert failures == []
 
 
@@ -157,9 +248,9 @@ def test_a_connection_that_ends_early_is_an_error(
     far.sendall(b"abc")
     far.shutdown(socket.SHUT_WR)
     with pytest.raises(EOFError):
-        scenarios.receive_exactly(near, 4)
+        work.receive_exactly(near, 4)
     with pytest.raises(EOFError):
-        scenarios.sink(near, 4)
+        work.sink(near, 4)
 
 
 def test_a_failing_caller_fails_the_round() -> None:
@@ -167,43 +258,141 @@ def test_a_failing_caller_fails_the_round() -> None:
         raise ValueError("one of many")
 
     with pytest.raises(ValueError, match="one of many"):
-        scenarios.together([lambda: None, fail])
+        work.together([lambda: None, fail])
 
 
-@pytest.mark.parametrize("name", list(SCENARIOS))
-def test_each_scenario_with_muxado_beside_plain_sockets(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(scope="session")
+def rivals(tmp_path_factory: pytest.TempPathFactory) -> list[Peer]:
+    """The peers that are installed; all of them where it is said that none may be missing."""
+    directory = tmp_path_factory.mktemp("peers")
+    missing = {peer.name: peer.missing(directory) for peer in OTHERS}
+    if os.environ.get("MUXADO_REQUIRE_PEERS") == "1":
+        assert not any(missing.values()), missing
+    return [PLAIN, *(peer for peer in OTHERS if missing[peer.name] is None)]
+
+
+#: Every kind of work and of connection. paramiko, slow to start, does those before the bar.
+EACH_KIND = ["rtt", "open-8", "bulk", "latency", "idle", "start", "rtt-tls", "|"]
+EACH_KIND += ["open-8-pool", "bulk-64", "bulk-down", "bulk-both", "messages", "messages-100"]
+EACH_KIND += ["open-8-tls", "start-tls", "rtt-unix", "open-8-unix", "start-unix"]
+
+
+@pytest.mark.parametrize("name", [name for name in EACH_KIND if name != "|"])
+def test_every_peer_does_each_kind_of_work(name: str, rivals: list[Peer], place: Place) -> None:
     scenario = SCENARIOS[name]
-    certificate = None
-    if scenario.tls:
-        demo = pytest.importorskip("muxado.demo")
+    if scenario.over == "tls":
         try:
-            certificate = peers.Certificate(*map(str, demo.make_certificate(tmp_path)))
-        except demo.OpenSSLMissing as error:
+            certificate = Certificate(*map(str, make_certificate(place.directory)))
+            place = place._replace(certificate=certificate)
+        except OpenSSLMissing as error:
             pytest.skip(str(error))
+    if EACH_KIND.index(name) > EACH_KIND.index("|"):
+        rivals = [peer for peer in rivals if peer.name != "paramiko"]
     result = measure(
         scenario,
-        peers.MUXADO,
-        peers.RIVALS,
-        work=small_work(scenario),
-        rounds=2,
-        certificate=certificate,
+        [MUXADO, *rivals],
+        work=max(SMALL[scenario.kind], scenario.streams),
+        rounds=1,
+        place=place,
         round_timeout=20,
     )
-    assert set(result.figures) == {"muxado", "plain"}
-    assert all(len(figures.seconds) == 2 for figures in result.figures.values())
-    (comparison,) = result.comparisons
-    assert len(comparison.ratios) == 2
-    assert name in command.table([result])
+    names = [peer.name for peer in (MUXADO, *rivals)]
+    for metric in scenario.metrics:
+        figures = result.rounds[metric.name]
+        assert all(len(values) == 1 for values in figures.values())
+        if metric.name == "import":
+            assert {"muxado", "plain"} <= set(figures)
+        else:
+            assert sorted(figures) == sorted(names)
+    first = scenario.metrics[0]
+    assert len(result.ratios(first, "muxado", "plain")) == 1
+    assert name in report.table([result])
+
+
+FIGURES = {"muxado": [2e-3, 3e-3, 4e-3], "plain": [1e-3, 1e-3, 1e-3], "paramiko": [0.1, 0.1, 0.4]}
+RTT = runner.Result(SCENARIOS["rtt"], dict.fromkeys(FIGURES, 1000), {"seconds": FIGURES})
+BULK_FIGURES = {"muxado": [4e-9], "plain": [1e-9]}
+BULK = runner.Result(
+    SCENARIOS["bulk"], {"muxado": 192 * 2**20, "plain": 192 * 2**20}, {"seconds": BULK_FIGURES}
+)
+
+
+def test_what_is_written_can_be_put_together(tmp_path: Path) -> None:
+    about = report.about_this_run()
+    for name, results in (("a", [BULK]), ("b", [RTT, BULK])):
+        text = report.Report(about, results, {name: "not there"}).to_json()
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    both = report.load([tmp_path / "a", tmp_path / "b"])
+    assert both == report.Report(about, [RTT, BULK], {"a": "not there", "b": "not there"})
+
+
+def test_the_table_has_ratios_first() -> None:
+    _, _, plain, paramiko, bulk = report.table([RTT, BULK]).splitlines()
+    assert plain.split()[:4] == ["rtt", "3.00", "2.00-4.00", "muxado/plain"]
+    assert "3.00 ms" in plain
+    assert "2.00 ms - 4.00 ms" in plain
+    assert "333/s" in plain
+    assert paramiko.split()[:4] == ["rtt", "0.02", "0.01-0.03", "muxado/paramiko"]
+    assert bulk.split()[:4] == ["bulk", "4.00", "4.00-4.00", "muxado/plain"]
+    assert "805 ms" in bulk
+    assert "250 MB/s" in bulk
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (12.345, "s", "12.3 s"),
+        (1.0, "s", "1.00 s"),
+        (0.2345, "s", "234 ms"),
+        (4.4e-5, "s", "44.0 us"),
+        (8.1e-7, "s", "0.81 us"),
+        (1337.0, "B", "1.31 KiB"),
+        (201.4, "B", "201 B"),
+        (-3.0, "B", "-3.00 B"),
+    ],
+)
+def test_quantities_have_three_figures(value: float, unit: str, text: str) -> None:
+    assert report.quantity(value, unit) == text
+
+
+def test_the_tables_for_a_document() -> None:
+    text = report.rst(report.Report(report.about_this_run(), [RTT, BULK], {}))
+    first, second = text.split("\n\n")[1:]
+    assert [line.split("  ")[0] for line in first.splitlines()][3:5] == [
+        SCENARIOS["rtt"].about,
+        SCENARIOS["bulk"].about,
+    ]
+    assert "250 MB/s" in first
+    assert second.splitlines()[1].split() == ["Work", "paramiko"]
+    assert second.splitlines()[3].split()[-1] == "0.02"
+
+
+def test_a_metric_that_a_peer_does_not_tell_is_not_compared() -> None:
+    both = {"muxado": [0.2], "plain": [0.1], "go-yamux": [0.4]}
+    some = {"muxado": [0.1], "plain": [0.1]}
+    result = runner.Result(
+        SCENARIOS["start"], dict.fromkeys(both, 1), {"seconds": both, "import": some}
+    )
+    assert [(row.name, row.rival) for row in report.rows(result)] == [
+        ("start", "plain"),
+        ("start", "go-yamux"),
+        ("start import", "plain"),
+    ]
+
+
+def test_metrics_have_names_of_their_own() -> None:
+    for scenario in SCENARIOS.values():
+        names = [metric.name for metric in scenario.metrics]
+        assert len(set(names)) == len(names)
+        assert all(isinstance(metric, Metric) for metric in scenario.metrics)
 
 
 def test_the_whole_command(tmp_path: Path) -> None:
-    figures = tmp_path / "figures.json"
+    figures, tables = tmp_path / "figures.json", tmp_path / "tables.rst"
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1"),
-            *("--only", "rtt", "--json", str(figures)),
+            *(sys.executable, "-m", "benchmarks", "--quick", "--rounds", "1", "--peer", "plain"),
+            *("--only", "rtt", "--json", str(figures), "--rst", str(tables)),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -216,4 +405,5 @@ def test_the_whole_command(tmp_path: Path) -> None:
     assert "muxado/plain" in done.stdout
     (scenario,) = json.loads(figures.read_text(encoding="utf-8"))["scenarios"]
     assert scenario["name"] == "rtt"
-    assert scenario["ratios"]["plain"]["median"] > 0
+    assert scenario["ratios"]["seconds"]["plain"]["median"] > 0
+    assert SCENARIOS["rtt"].about in tables.read_text(encoding="utf-8")
