@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.others import OTHERS, BuildError
 from benchmarks.peers import MUXADO, PLAIN, Certificate, Peer
+from benchmarks.plot import PlotError, plot
 from benchmarks.report import Report, about_this_run, load, rst, table
 from benchmarks.runner import LONGEST, BenchmarkError, Place, Result, measure
 from benchmarks.scenarios import SCENARIOS, Scenario
@@ -41,7 +42,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="FILE",
         type=Path,
         action="append",
-        help="run nothing, show the figures that --json wrote; several are put together",
+        help="run nothing, show what --json wrote before; several files are put together",
+    )
+    parser.add_argument(
+        "--plot", metavar="FILE", type=Path, help="draw the ratios there as SVG; needs matplotlib"
     )
     parser.add_argument(
         "--rst", metavar="FILE", type=Path, help="write the table there as reStructuredText"
@@ -148,6 +152,14 @@ class Run:
             )
 
 
+def loaded(options: argparse.Namespace) -> Report:
+    """What the files hold, or of that what is named."""
+    report = load(options.load)
+    names = [scenario.name for scenario in chosen(options)] if options.only else list(SCENARIOS)
+    results = [result for result in report.results if result.scenario.name in names]
+    return report._replace(results=results)
+
+
 def run(options: argparse.Namespace) -> tuple[Report, int]:
     work = Run(options)
     status = 0
@@ -170,7 +182,7 @@ def run(options: argparse.Namespace) -> tuple[Report, int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.load:
-        report, status = load(options.load), 0
+        report, status = loaded(options), 0
     else:
         report, status = run(options)
     if report.results:
@@ -183,6 +195,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.json.write_text(report.to_json(), encoding="utf-8")
         if options.rst is not None:
             options.rst.write_text(rst(report), encoding="utf-8")
+        if options.plot is not None:
+            try:
+                plot(report, options.plot)
+            except PlotError as error:
+                print(f"error: no plot: {error}", file=sys.stderr)
+                status = 1
     return status
 
 

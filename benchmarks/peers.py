@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 try:
     import resource
@@ -30,8 +30,9 @@ Address = tuple[str, int] | str  # a string is the path of a Unix socket
 Accept = Callable[[], Connection]
 Leave = Callable[[], None]
 
-#: The muxado peer's own limit: more than the largest scenario needs.
-_STREAMS = 20_000
+_BACKLOG = 1024  # connections, or streams, that wait to be accepted
+#: More streams than the largest scenario needs.
+_LIMITS: dict[str, Any] = {"accept_backlog": _BACKLOG, "max_streams": 20_000}
 
 
 class Certificate(NamedTuple):
@@ -141,9 +142,9 @@ def listening_socket(job: Job) -> tuple[Address, socket.socket]:
     if job.over == "unix":
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(job.path)
-        listener.listen(1024)
+        listener.listen(_BACKLOG)
         return job.path, listener
-    listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
     host, port = listener.getsockname()
     return (host, port), listener
 
@@ -236,7 +237,7 @@ with session, session.open() as stream:
 
     def listen(self, job: Job) -> tuple[Address, Accept]:
         address, listening = listening_socket(job)
-        listener = muxado.Listener(listening, context=server_context(job), max_streams=_STREAMS)
+        listener = muxado.Listener(listening, context=server_context(job), **_LIMITS)
         sessions: list[muxado.Session] = []  # the one that lives, if any; guarded by `lock`
         lock = threading.Lock()
 
@@ -261,11 +262,9 @@ with session, session.open() as stream:
     def dial(self, job: Job, address: Address) -> tuple[Connect, Leave]:
         context = client_context(job)
         if context is None:
-            session = muxado.dial(address, max_streams=_STREAMS)
+            session = muxado.dial(address, **_LIMITS)
         else:
-            session = muxado.dial_tls(
-                address, context, server_hostname="localhost", max_streams=_STREAMS
-            )
+            session = muxado.dial_tls(address, context, server_hostname="localhost", **_LIMITS)
         return session.dial, session.close
 
 

@@ -17,6 +17,7 @@ from benchmarks import __main__ as command
 from benchmarks import report, runner, work
 from benchmarks.others import OTHERS, Go
 from benchmarks.peers import MUXADO, PLAIN, Address, Certificate, Job, Peer
+from benchmarks.plot import PlotError, plot
 from benchmarks.runner import BenchmarkError, Place, measure
 from benchmarks.scenarios import SCENARIOS, Metric
 from benchmarks.work import KINDS, Connection
@@ -365,6 +366,36 @@ def test_the_tables_for_a_document() -> None:
     assert "250 MB/s" in first
     assert second.splitlines()[1].split() == ["Work", "paramiko"]
     assert second.splitlines()[3].split()[-1] == "0.02"
+
+
+def test_the_plot(tmp_path: Path) -> None:
+    results = report.Report(report.about_this_run(), [RTT, BULK], {})
+    try:
+        plot(results, tmp_path / "a.svg")
+    except PlotError as error:
+        if os.environ.get("MUXADO_REQUIRE_PEERS") == "1":
+            raise
+        pytest.skip(str(error))
+    plot(results, tmp_path / "b.svg")
+    drawn = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert drawn == (tmp_path / "b.svg").read_text(encoding="utf-8")
+    for text in (SCENARIOS["rtt"].about, "muxado / plain sockets", "paramiko", "3.00", "4.00"):
+        assert f">{text}<" in drawn
+
+
+def test_no_plot_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(PlotError):
+        plot(report.Report({}, [], {}), tmp_path / "a.svg")
+
+
+def test_what_is_named_is_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    written = tmp_path / "all.json"
+    text = report.Report(report.about_this_run(), [RTT, BULK], {}).to_json()
+    written.write_text(text, encoding="utf-8")
+    assert command.main(["--load", str(written), "--only", "bulk"]) == 0
+    output = capsys.readouterr().out
+    assert "805 ms" in output
+    assert "rtt" not in output
 
 
 def test_a_metric_that_a_peer_does_not_tell_is_not_compared() -> None:
