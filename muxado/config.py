@@ -67,6 +67,9 @@ class Config:
     #: Bytes received and unread over all streams: no window grows where the sum of all would
     #: exceed it, and those that have grown shrink while it does.
     max_buffered: int = 256 * 2**20
+    #: Frames a second, and at once, that a peer may send though they serve no stream; over it the
+    #: session ends with ENHANCE_YOUR_CALM.
+    flood_budget: int = 50_000
     #: Seconds that ``close()`` goes on flushing what was written before it.
     linger: float = 5.0
 
@@ -93,6 +96,7 @@ class Config:
         _check_count("window", self.window, 4 if self.typed else 1, MAX_WINDOW)
         _check_count("max_window", self.max_window, self.window, MAX_WINDOW)
         _check_count("max_buffered", self.max_buffered, 1)
+        _check_count("flood_budget", self.flood_budget, 1000)
 
     @classmethod
     def of(cls, config: Config | None, options: dict[str, Any]) -> Config:

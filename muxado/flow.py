@@ -37,11 +37,13 @@ _SETTLE = 1.0
 class SendWindow:
     """What the peer lets us send on one stream."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "most")
 
     def __init__(self, size: int) -> None:
         #: Bytes that may still be sent.
         self.left = size
+        #: The most that it ever was.
+        self.most = size
 
     def grant(self, increment: int) -> bool:
         """The peer adds ``increment`` bytes; false when no honest peer would get this far."""

@@ -14,6 +14,10 @@ The rules, for version 2 unless a codec says otherwise:
 * DATA beyond the window resets that stream alone. Its length is checked when its header is
   there, before its body.
 * After GOAWAY was sent, new streams are refused; those under way go on.
+* A stream of the peer's counts against ``max_streams`` until the application has let go of it
+  and the peer has been told of its end. So neither resets nor an application that is slow to
+  notice let a peer have more of them.
+* What serves no stream is charged to a budget of so many a second; see ``_charge``.
 
 =====================  =====================================================================
 application            what is owed to the peer
@@ -37,6 +41,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from muxado import wire
+from muxado.budget import Budget
 from muxado.config import Config
 from muxado.errors import (
     EnhanceYourCalm,
@@ -62,11 +67,26 @@ MAX_PRIORITY = 0x7FFFFFFF
 #: tiny frames costs the memory of its bytes and not of an object each.
 _SMALL = 4096
 
-#: Resets owed and not yet taken by the connection, over which the peer is told to calm down.
+#: Resets that the peer has drawn and the connection has not taken, over which the peer is told
+#: to calm down.
 _MAX_RESETS = 20_000
 
 #: Bytes of heartbeats that a peer may leave unread.
 _MAX_ECHO = 4096
+
+#: Heartbeat streams that a peer may have open. One is all it needs.
+_MAX_SERVICES = 16
+
+# What is charged to the budget of ``Config.flood_budget``. Nothing: DATA with bytes, SYN, FIN, an
+# update of a window that was used, and what a peer cannot help sending to a stream that it does
+# not know to be over: a window of data, an update for each of its reads, an RST for each frame.
+#: A frame that changes nothing, or draws a reset. Go sends FIN twice, for one.
+_USELESS = 1
+#: A stream that the peer broke off before this side had sent anything on it, or made this side
+#: break off.
+_WASTED = 5
+#: A GOAWAY, of which one is enough.
+_FAREWELL = 100
 
 #: The highest ids are not handed out: one of them is the heartbeat's probe.
 _LAST_ID = 0x7FFFFFFD
@@ -100,6 +120,7 @@ class StreamState:
     """One stream: what was received and not read, both windows, how far it is closed."""
 
     __slots__ = (
+        "accepted",
         "answered",
         "buffered",
         "chunks",
@@ -148,6 +169,8 @@ class StreamState:
         self.opened = not local
         #: The peer has sent something for it.
         self.answered = False
+        #: The peer opened it, and the application has got it.
+        self.accepted = False
         #: The application let go of it.
         self.closed = False
         #: Why it ended before its time.
@@ -251,7 +274,7 @@ class Protocol:
 
     The methods that begin with ``on_`` are the codec's ``Handler``. Everything is guarded by the
     one lock of the session that owns it. ``clock`` tells the time in seconds; where it stands
-    still, receive windows stay as they are.
+    still, receive windows stay as they are and a budget is never refilled.
     """
 
     def __init__(
@@ -262,13 +285,18 @@ class Protocol:
         self.windows = Windows(config.window, config.max_window, config.max_buffered)
         self.codec = wire.codec(config, self)
         self.client = client
+        #: What the peer may send that serves no stream.
+        self.budget = Budget(config.flood_budget, clock)
         self.streams: dict[int, StreamState] = {}
         self._next_id = self.codec.first_id[0 if client else 1]
         self._parity = self._next_id & 1
         #: Streams the peer opened that wait for the application, oldest first.
         self.backlog: collections.OrderedDict[int, StreamState] = collections.OrderedDict()
-        #: How many of `streams` the peer opened.
+        #: Streams of the peer's that count against ``max_streams``: see the rules above.
         self.peer_streams = 0
+        self._settling = 0  # those of them that only their end keeps, which is owed
+        self._late_credit = 0  # bytes sent on streams that are gone, which may yet be granted back
+        self._late_resets = 0  # for streams that are gone
         #: The highest id of the peer's that reached the application.
         self.last_accepted = 0
         self.last_peer_id = self.codec.first_id[1 if client else 0] - 2
@@ -280,6 +308,7 @@ class Protocol:
         self.grants: dict[StreamState, None] = {}
         #: Stream ids to reset, with the code.
         self.resets: dict[int, int] = {}
+        self._drawn = 0  # how many of them the peer has drawn
         self.schedule: Schedule[StreamState] = Schedule()
         #: Something owed must go at once; what is only in `opening` and `ending` may wait for
         #: a frame to ride along with.
@@ -290,6 +319,7 @@ class Protocol:
         self._goaway: bytes | None = None
         #: What the peer's GOAWAY said, if one came: last stream id, code, debug bytes.
         self.goaway: tuple[int, int, bytes] | None = None
+        self._gone_above = _LAST_ID + 2  # what it left of our streams
         #: Streams somebody may wait for, changed since the engine last looked.
         self.changed: list[StreamState] = []
         #: The backlog has changed.
@@ -310,6 +340,9 @@ class Protocol:
         self._current_fin = False
         #: Counters since the start.
         self.ignored_frames = self.opened = self.accepted = 0
+        self.frames_sent = 0
+        self.refused = 0  # streams of the peer's that found no room
+        self.broken_off = 0  # streams that were reset, by either end
 
     # What the peer sends: the codec's Handler.
 
@@ -321,8 +354,6 @@ class Protocol:
         if self._first is not None:
             self._look_at_first(data)
         self.codec.feed(data)
-        if len(self.resets) > _MAX_RESETS:
-            raise EnhanceYourCalm(f"the peer provoked {_MAX_RESETS} resets and took none")
 
     def _look_at_first(self, data: memoryview) -> None:
         """Whether this is a muxado at all, by its first four bytes.
@@ -341,6 +372,12 @@ class Protocol:
                     f"this looks like {guess}, not like a peer with version={version}"
                 )
 
+    def _charge(self, cost: int) -> None:
+        """The peer has sent what serves no stream."""
+        if not self.budget.charge(cost):
+            size = self.budget.size
+            raise EnhanceYourCalm(f"the peer sends more than {size} useless frames a second")
+
     def on_syn(self, stream_id: int, priority: int, stream_type: int) -> None:
         if not stream_id or stream_id & 1 == self._parity:
             raise ProtocolError(f"the peer opened stream {stream_id}, an id of the wrong parity")
@@ -352,7 +389,8 @@ class Protocol:
         beats = self.codec.carries_types and stream_type == self.codec.heartbeat_type
         full = self.going_away or self.peer_streams >= self.config.max_streams
         if full and not beats:
-            self.owe_reset(stream_id, ErrorCode.STREAM_REFUSED)
+            self.refused += 1
+            self._draw_reset(stream_id, ErrorCode.STREAM_REFUSED)
             return
         stream = StreamState(
             stream_id,
@@ -373,11 +411,14 @@ class Protocol:
         """A new stream of the peer, its type known: to the application, or to the heartbeat."""
         codec = self.codec
         if codec.carries_types and stream.stream_type >= codec.reserved_types:
-            if stream.stream_type == codec.heartbeat_type:
+            if stream.stream_type != codec.heartbeat_type:
+                self._refuse(stream, ErrorCode.STREAM_CLOSED)
+            elif len(self.services) >= _MAX_SERVICES:
+                self._refuse(stream, ErrorCode.STREAM_REFUSED)
+            else:
+                self._charge(_WASTED)  # or it could open and end them for ever
                 self.services[stream] = bytearray()
                 self.peer_streams -= 1
-            else:
-                self._refuse(stream, ErrorCode.STREAM_CLOSED)
         elif self.going_away:  # it came before, its type only now
             self._refuse(stream, ErrorCode.STREAM_REFUSED)
         elif len(self.backlog) >= self.config.accept_backlog:
@@ -386,19 +427,30 @@ class Protocol:
             self.backlog[stream.id] = stream
             self.arrived = True
 
-    def _refuse(self, stream: StreamState, code: int) -> None:
-        self._reset(stream, Failure(SessionClosed, "never accepted", code))
+    def _refuse(self, stream: StreamState, code: int, *, drawn: bool = True) -> None:
+        """The application never gets this one; ``drawn``: by what the peer has just sent."""
+        self.refused += 1
+        self._fail(stream, Failure(SessionClosed, "never accepted", code))
+        if drawn:
+            self._draw_reset(stream.id, code)
+        else:
+            self.owe_reset(stream.id, code)
 
     def on_data(self, stream_id: int, length: int, piece: memoryview, fin: bool) -> None:
         stream = self.streams.get(stream_id)
         self._current = None
         if stream is None or not stream.opened:
             self._check_known(stream_id, "DATA")
+            if not length:
+                self._charge(_USELESS)
             if length or not fin:
-                self.owe_reset(stream_id, ErrorCode.STREAM_CLOSED)
+                self._draw_reset(stream_id, ErrorCode.STREAM_CLOSED)
             return
         if stream.fin_in:
-            if length or not fin:
+            if not length and fin:
+                self._charge(_USELESS)
+            else:
+                self._charge(_WASTED)
                 self._reset(
                     stream,
                     Failure(
@@ -408,6 +460,7 @@ class Protocol:
             return
         window = stream.receive
         if length > window.left:
+            self._charge(_WASTED)
             self._reset(
                 stream,
                 Failure(
@@ -420,6 +473,8 @@ class Protocol:
         window.left -= length
         if window.left < window.mark:
             self.windows.saw(window.answered(self._clock()))
+        if not (length or fin) and stream.answered:  # else it came with the SYN
+            self._charge(_USELESS)
         stream.answered = True
         if len(piece) != length:
             self._current, self._current_fin = stream, fin
@@ -434,9 +489,15 @@ class Protocol:
         if fin:
             stream.fin_in = True
         if stream.readers or stream.poller is not None:
-            self.changed.append(stream)
+            self._tell(stream)
         if self._untyped or self.services:
             self._look_inside(stream)
+
+    def _tell(self, stream: StreamState) -> None:
+        """Somebody may wait for what has just come; once is enough for a row of frames."""
+        changed = self.changed
+        if not changed or changed[-1] is not stream:
+            changed.append(stream)
 
     def on_more(self, piece: memoryview, last: bool) -> None:
         stream = self._current
@@ -446,7 +507,7 @@ class Protocol:
             self._current = None
             if stream.failure is None:
                 # Without it the peer would believe that its last frame was read.
-                self.owe_reset(stream.id, ErrorCode.STREAM_CLOSED)
+                self._draw_reset(stream.id, ErrorCode.STREAM_CLOSED)
             return
         if stream.deaf:
             self.consumed(stream, len(piece))
@@ -456,7 +517,7 @@ class Protocol:
             self._current = None
             stream.fin_in = self._current_fin
         if stream.readers or stream.poller is not None:
-            self.changed.append(stream)
+            self._tell(stream)
         if self._untyped or self.services:
             self._look_inside(stream)
 
@@ -515,7 +576,13 @@ class Protocol:
                 self.beat_answered = True
             else:
                 self._check_known(stream_id, "RST")
+            self._late_resets += 1
+            if self._late_resets > self.frames_sent:  # each answers a frame, or comes uncalled
+                self._charge(_USELESS)
             return
+        if not stream.local and stream.send.left >= self.config.window:
+            self._charge(_WASTED)
+        self.broken_off += 1
         reason = ErrorCode.of(code)
         if stream.local and reason in (ErrorCode.STREAM_REFUSED, ErrorCode.ACCEPT_QUEUE_FULL):
             text = f"the peer refused stream {stream_id}: {reason.name}"
@@ -527,18 +594,29 @@ class Protocol:
     def on_window(self, stream_id: int, increment: int) -> None:
         if not increment:
             self.ignored_frames += 1
+            self._charge(_USELESS)
             return
         stream = self.streams.get(stream_id)
         if stream is None:
             self._check_known(stream_id, "WNDINC")
+            if increment <= self._late_credit:
+                self._late_credit -= increment
+            else:
+                self._charge(_USELESS)
             return
         stream.answered = True
         if stream in self._says:
             self.urgent = True
-        if not stream.send.grant(increment):
+        send = stream.send
+        if not send.grant(increment):
+            self._charge(_WASTED)
             text = f"the peer raised the window of stream {stream_id} over 2**31 - 1"
             self._reset(stream, Failure(FlowControlError, text, ErrorCode.FLOW_CONTROL_ERROR))
             return
+        if send.left > send.most:
+            # Nothing that was sent has been read: the window itself grows, which takes few frames.
+            send.most = send.left
+            self._charge(_USELESS)
         if stream.write is not None:
             self.schedule.add(stream, stream.priority)
         if stream.writers or stream.poller is not None:
@@ -551,6 +629,10 @@ class Protocol:
         better = before is not None and not before[1] and (code or not before[2])
         if before is None or better or before == (last_id, code, b""):
             self.goaway = (last_id, code, debug)
+        self._charge(_FAREWELL)
+        if last_id >= self._gone_above:
+            return
+        self._gone_above = last_id
         failure = self._gone_away()
         for stream in list(self.streams.values()):
             # Go tells the id whose SYN came last, others the highest. Ours leave in the order of
@@ -560,6 +642,7 @@ class Protocol:
 
     def on_unknown(self, frame_type: int) -> None:
         self.ignored_frames += 1
+        self._charge(_USELESS)
 
     def _gone_away(self) -> Failure:
         assert self.goaway is not None
@@ -632,6 +715,7 @@ class Protocol:
             return None
         _, stream = self.backlog.popitem(last=False)
         self.accepted += 1
+        stream.accepted = True
         self.last_accepted = max(self.last_accepted, stream.id)
         return stream
 
@@ -669,16 +753,21 @@ class Protocol:
         if stream.closed:
             return
         stream.closed = True
-        if stream.failure is not None:
+        if stream.failure is None:
+            if stream.buffered:
+                self._reset(
+                    stream,
+                    Failure(StreamReset, "closed with bytes unread", ErrorCode.STREAM_CANCELLED),
+                )
+            else:
+                self.end(stream, urgent=stream.wrote)
+                self._forget(stream)
+        if not stream.accepted:
             return
-        if stream.buffered:
-            self._reset(
-                stream,
-                Failure(StreamReset, "closed with bytes unread", ErrorCode.STREAM_CANCELLED),
-            )
+        if stream in self.ending or stream.id in self.resets:
+            self._settling += 1  # or a peer that reads nothing could make us owe without end
         else:
-            self.end(stream, urgent=stream.wrote)
-            self._forget(stream)
+            self.peer_streams -= 1
 
     def reset(self, stream: StreamState, code: int) -> None:
         """End both directions at once, and tell the peer."""
@@ -691,9 +780,9 @@ class Protocol:
         """Reset what the application never accepted, so that its opener may try elsewhere."""
         while self.backlog:
             _, stream = self.backlog.popitem()
-            self._refuse(stream, ErrorCode.STREAM_REFUSED)
+            self._refuse(stream, ErrorCode.STREAM_REFUSED, drawn=False)
         for stream in list(self._untyped):
-            self._refuse(stream, ErrorCode.STREAM_REFUSED)
+            self._refuse(stream, ErrorCode.STREAM_REFUSED, drawn=False)
 
     def go_away(self, code: int, debug: bytes, *, final: bool) -> None:
         """Owe a GOAWAY; new streams of the peer are refused from here on."""
@@ -757,10 +846,15 @@ class Protocol:
         if self.resets:  # behind the FIN of a stream that has just been closed
             frames += [codec.rst(stream_id, code) for stream_id, code in self.resets.items()]
             self.resets.clear()
+            self._drawn = 0
+        if self._settling:
+            self.peer_streams -= self._settling
+            self._settling = 0
         if self._goaway is not None:
             frames.append(self._goaway)
             self._goaway = None
         self.urgent = False
+        self.frames_sent += len(frames)
         return b"".join(frames)
 
     def data_header(self, stream: StreamState, length: int) -> bytes:
@@ -769,6 +863,7 @@ class Protocol:
         The bytes count as sent.
         """
         stream.send.left -= length
+        self.frames_sent += 1
         if stream.opened:
             return self.codec.data(stream.id, length)
         return self._syn(stream, length)
@@ -809,9 +904,19 @@ class Protocol:
         self.resets.setdefault(stream_id, code)
         self.urgent = True
 
+    def _draw_reset(self, stream_id: int, code: int) -> None:
+        """The same, for something that the peer has just sent."""
+        if stream_id not in self.resets:
+            self._charge(_USELESS)
+            self._drawn += 1
+            if self._drawn > _MAX_RESETS:
+                raise EnhanceYourCalm(f"the peer provoked {_MAX_RESETS} resets and took none")
+        self.owe_reset(stream_id, code)
+
     def _reset(self, stream: StreamState, failure: Failure) -> None:
         """Fail ``stream`` and tell the peer, unless the peer never heard of it."""
         opened = stream.opened
+        self.broken_off += 1
         self._fail(stream, failure)
         if opened:
             self.owe_reset(stream.id, failure.code)
@@ -834,11 +939,12 @@ class Protocol:
             return
         del self.streams[stream.id]
         self.windows.closed(stream.receive)
+        self._late_credit += stream.send.most - stream.send.left
         self.grants.pop(stream, None)
         beats = self.services.pop(stream, None) is not None
         self._says.pop(stream, None)
         self._untyped.pop(stream, None)
         if not stream.local:
-            self.peer_streams -= not beats
+            self.peer_streams -= not (beats or stream.accepted)
             if self.backlog.pop(stream.id, None) is not None:
                 self.arrived = True  # or rather left: who polls for it must look again

@@ -138,7 +138,8 @@ class End:
     """One end of a session: a ``Protocol``, and the frames that a test hands it or gets from it."""
 
     def __init__(self, *, client: bool = False, **options: Any) -> None:
-        self.protocol = Protocol(Config(**options), client=client)
+        self.now = 0.0  # seconds; stands still unless a test moves it
+        self.protocol = Protocol(Config(**options), client=client, clock=lambda: self.now)
 
     def feed(self, *frames: bytes) -> None:
         """Give it ``frames``, each as a read of its own."""

@@ -15,6 +15,7 @@ COMMON: dict[str, Any] = {
     "max_streams": 10_000,
     "max_window": 16 * 2**20,
     "max_buffered": 256 * 2**20,
+    "flood_budget": 50_000,
     "linger": 5.0,
 }
 #: The defaults of each version of the wire, as the documentation has them.
@@ -63,6 +64,7 @@ def test_it_is_a_value() -> None:
         ("max_window", 262144),  # the window itself: no tuning
         ("max_window", MAX_WINDOW),
         ("max_buffered", 1),
+        ("flood_budget", 1000),
         ("linger", 0),
         ("linger", 0.5),
     ],
@@ -75,7 +77,7 @@ def test_good_values(name: str, value: object) -> None:
     assert rest == {k: v for k, v in DEFAULTS[config.version].items() if k != name}
 
 
-COUNTS = ["accept_backlog", "max_streams", "window", "max_window", "max_buffered"]
+COUNTS = ["accept_backlog", "max_streams", "window", "max_window", "max_buffered", "flood_budget"]
 SECONDS = ["heartbeat_interval", "heartbeat_tolerance", "linger"]
 
 
@@ -88,6 +90,7 @@ SECONDS = ["heartbeat_interval", "heartbeat_tolerance", "linger"]
         *[(name, value) for name in COUNTS for value in (0, -1, -(2**40))],
         ("window", MAX_WINDOW + 1),
         ("max_window", MAX_WINDOW + 1),
+        ("flood_budget", 999),
         ("max_window", 262143),  # less than the window that it is to grow from
         *[(name, value) for name in SECONDS for value in (-1, -1.0, -0.5)],
         *[(name, float(value)) for name in SECONDS for value in ("nan", "inf", "-inf")],

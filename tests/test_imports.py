@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "muxado"
 LEVELS: list[set[str]] = [
     {"errors"},
     {"config"},
-    {"wire", "flow", "schedule"},
+    {"wire", "flow", "schedule", "budget"},
     {"transport", "protocol", "readiness"},
     {"engine"},
     {"stream"},
@@ -32,7 +32,7 @@ LEVELS: list[set[str]] = [
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 
-PURE = {"errors", "config", "wire", "flow", "schedule", "protocol"}
+PURE = {"errors", "config", "wire", "flow", "schedule", "budget", "protocol"}
 IMPURE_LIBRARIES = {"socket", "ssl", "threading", "_thread", "time", "select", "selectors"}
 
 

@@ -99,11 +99,14 @@ class TestRefusing:
         assert end.sent() == [("RST", 7, ErrorCode.STREAM_REFUSED)]
         assert end.protocol.accept() is None
         end.protocol.close(first)
+        assert end.sent() == [("DATA", 3, 0, True, b"")]
         end.feed(syn(9))
         assert end.accept().id == 9
-        end.feed(syn(11), rst(5, 6), syn(13))
+        end.feed(syn(11), rst(5, 6))
         assert ("RST", 11, ErrorCode.STREAM_REFUSED) in end.sent()
         assert second.failure is not None
+        end.protocol.close(second)
+        end.feed(syn(13))
         assert end.accept().id == 13
 
     def test_max_streams_does_not_count_our_own(self) -> None:

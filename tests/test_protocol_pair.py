@@ -211,7 +211,9 @@ class Pair(RuleBasedStateMachine):
             protocol = side.end.protocol
             alive = {i: held.state for i, held in side.held.items() if held.live}
             assert protocol.streams == {**alive, **protocol.backlog}
-            assert protocol.peer_streams == sum(not s.local for s in protocol.streams.values())
+            kept = [h for h in side.held.values() if not h.state.local and not h.state.closed]
+            counted = len(kept) + len(protocol.backlog) + protocol._settling
+            assert protocol.peer_streams == counted
             assert protocol.peer_streams <= OPTIONS["max_streams"]
             assert len(protocol.backlog) <= OPTIONS["accept_backlog"]
             assert not protocol.resets.keys() & protocol.streams.keys()
@@ -256,8 +258,8 @@ class Pair(RuleBasedStateMachine):
             for stream_id, held in side.held.items():
                 peer = other.held.get(stream_id)
                 self.know_each_other(held, peer, other.end.protocol.streams.get(stream_id))
-        for number, side in enumerate(self.sides):
-            while rest := self.pick(number, 0):
+        for side in self.sides:
+            for rest in side.held.values():
                 side.end.protocol.close(rest.state)
             side.end.protocol.refuse_backlog()
         self.settle()

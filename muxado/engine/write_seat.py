@@ -277,10 +277,13 @@ class WriteSeat(Shared):
         try:
             buffers: list[Buffer] = []
             size = 0
+            # Behind so much that the connection does not take, what is owed stays where it is
+            # bounded.
+            backed_up = len(self._unsent) >= _MAX_UNSENT
             if self._unsent:
                 buffers.append(self._unsent)
                 self._unsent = bytearray()
-            if protocol.urgent or protocol.owing():
+            if not backed_up and (protocol.urgent or protocol.owing()):
                 control = protocol.control_frames(opening=write is None)
                 if control:
                     buffers.append(control)
