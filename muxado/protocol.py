@@ -14,9 +14,8 @@ The rules, for version 2 unless a codec says otherwise:
 * DATA beyond the window resets that stream alone. Its length is checked when its header is
   there, before its body.
 * After GOAWAY was sent, new streams are refused; those under way go on.
-* A stream of the peer's counts against ``max_streams`` until the application has let go of it
-  and the peer has been told of its end. So neither resets nor an application that is slow to
-  notice let a peer have more of them.
+* A stream of the peer's counts against ``max_streams`` until the application has let go of it,
+  however it ended.
 * What serves no stream is charged to a budget of so many a second; see ``_charge``.
 
 =====================  =====================================================================
@@ -67,9 +66,9 @@ MAX_PRIORITY = 0x7FFFFFFF
 #: tiny frames costs the memory of its bytes and not of an object each.
 _SMALL = 4096
 
-#: Resets that the peer has drawn and the connection has not taken, over which the peer is told
-#: to calm down.
-_MAX_RESETS = 20_000
+#: Resets that the peer has drawn, and ends of streams that it opened, which the connection has not
+#: taken yet; over it the peer is told to calm down.
+_MAX_OWED = 20_000
 
 #: Bytes of heartbeats that a peer may leave unread.
 _MAX_ECHO = 4096
@@ -294,7 +293,6 @@ class Protocol:
         self.backlog: collections.OrderedDict[int, StreamState] = collections.OrderedDict()
         #: Streams of the peer's that count against ``max_streams``: see the rules above.
         self.peer_streams = 0
-        self._settling = 0  # those of them that only their end keeps, which is owed
         self._late_credit = 0  # bytes sent on streams that are gone, which may yet be granted back
         self._late_resets = 0  # for streams that are gone
         #: The highest id of the peer's that reached the application.
@@ -308,7 +306,7 @@ class Protocol:
         self.grants: dict[StreamState, None] = {}
         #: Stream ids to reset, with the code.
         self.resets: dict[int, int] = {}
-        self._drawn = 0  # how many of them the peer has drawn
+        self._owed = 0  # how much is owed that counts against _MAX_OWED
         self.schedule: Schedule[StreamState] = Schedule()
         #: Something owed must go at once; what is only in `opening` and `ending` may wait for
         #: a frame to ride along with.
@@ -387,6 +385,7 @@ class Protocol:
             raise ProtocolError(f"SYN for stream {stream_id} after {self.last_peer_id}")
         self.last_peer_id = max(self.last_peer_id, stream_id)
         beats = self.codec.carries_types and stream_type == self.codec.heartbeat_type
+        self._check_owed()
         full = self.going_away or self.peer_streams >= self.config.max_streams
         if full and not beats:
             self.refused += 1
@@ -762,12 +761,9 @@ class Protocol:
             else:
                 self.end(stream, urgent=stream.wrote)
                 self._forget(stream)
-        if not stream.accepted:
-            return
-        if stream in self.ending or stream.id in self.resets:
-            self._settling += 1  # or a peer that reads nothing could make us owe without end
-        else:
+        if stream.accepted:
             self.peer_streams -= 1
+            self._owed += stream in self.ending or stream.id in self.resets
 
     def reset(self, stream: StreamState, code: int) -> None:
         """End both directions at once, and tell the peer."""
@@ -846,14 +842,11 @@ class Protocol:
         if self.resets:  # behind the FIN of a stream that has just been closed
             frames += [codec.rst(stream_id, code) for stream_id, code in self.resets.items()]
             self.resets.clear()
-            self._drawn = 0
-        if self._settling:
-            self.peer_streams -= self._settling
-            self._settling = 0
         if self._goaway is not None:
             frames.append(self._goaway)
             self._goaway = None
         self.urgent = False
+        self._owed = 0
         self.frames_sent += len(frames)
         return b"".join(frames)
 
@@ -908,10 +901,13 @@ class Protocol:
         """The same, for something that the peer has just sent."""
         if stream_id not in self.resets:
             self._charge(_USELESS)
-            self._drawn += 1
-            if self._drawn > _MAX_RESETS:
-                raise EnhanceYourCalm(f"the peer provoked {_MAX_RESETS} resets and took none")
+            self._owed += 1
+            self._check_owed()
         self.owe_reset(stream_id, code)
+
+    def _check_owed(self) -> None:
+        if self._owed > _MAX_OWED:
+            raise EnhanceYourCalm(f"the peer makes this side owe {_MAX_OWED} frames and takes none")
 
     def _reset(self, stream: StreamState, failure: Failure) -> None:
         """Fail ``stream`` and tell the peer, unless the peer never heard of it."""

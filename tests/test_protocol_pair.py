@@ -212,8 +212,7 @@ class Pair(RuleBasedStateMachine):
             alive = {i: held.state for i, held in side.held.items() if held.live}
             assert protocol.streams == {**alive, **protocol.backlog}
             kept = [h for h in side.held.values() if not h.state.local and not h.state.closed]
-            counted = len(kept) + len(protocol.backlog) + protocol._settling
-            assert protocol.peer_streams == counted
+            assert protocol.peer_streams == len(kept) + len(protocol.backlog)
             assert protocol.peer_streams <= OPTIONS["max_streams"]
             assert len(protocol.backlog) <= OPTIONS["accept_backlog"]
             assert not protocol.resets.keys() & protocol.streams.keys()

@@ -30,6 +30,8 @@ _JOIN_UP_TO = 16384
 _BATCH = 131072
 #: Bytes that non-blocking sends may leave to whoever writes next.
 _MAX_UNSENT = 262144
+#: Behind so many bytes what is owed stays with the protocol, which bounds it.
+_MAX_BEHIND = 16384
 #: Seconds to let the read side have its turn before the peer's silence is judged again.
 _LISTEN = 0.005
 
@@ -277,13 +279,13 @@ class WriteSeat(Shared):
         try:
             buffers: list[Buffer] = []
             size = 0
-            # Behind so much that the connection does not take, what is owed stays where it is
-            # bounded.
-            backed_up = len(self._unsent) >= _MAX_UNSENT
-            if self._unsent:
+            left = len(self._unsent)
+            if left:
                 buffers.append(self._unsent)
                 self._unsent = bytearray()
-            if not backed_up and (protocol.urgent or protocol.owing()):
+                if left >= _MAX_UNSENT:
+                    return buffers  # or a connection that takes nothing would collect without end
+            if left < _MAX_BEHIND and (protocol.urgent or protocol.owing()):
                 control = protocol.control_frames(opening=write is None)
                 if control:
                     buffers.append(control)
