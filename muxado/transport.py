@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 import ssl
@@ -49,6 +50,8 @@ _IOV_MAX = 512 if sys.platform == "linux" else 16
 
 #: Bytes of TLS plaintext encrypted at a time, and the size of a read of ciphertext.
 _TLS_PART = 65536
+
+_sched_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 
 _POLLIN = int(getattr(select, "POLLIN", 1))
 
@@ -92,6 +95,14 @@ class Transport:
     def wait_readable(self, seconds: float | None) -> None:
         """Return when a read may succeed, after :meth:`wake`, or when the time is over."""
         raise NotImplementedError
+
+    def glance(self, times: int) -> bool:
+        """Look so many times whether :meth:`wait_readable` would return; true once it would.
+
+        A thread that goes to sleep costs its waker an interrupt of another processor and itself
+        the way back, several times what is between two such looks.
+        """
+        return False
 
     def wait_writable(self, seconds: float | None) -> None:
         """Return when a write may succeed, after :meth:`shutdown`, or when the time is over."""
@@ -163,6 +174,18 @@ class Polled(Transport):
         if ready != self._only_readable:
             with contextlib.suppress(BlockingIOError):
                 self._wakee.recv(64)
+
+    def glance(self, times: int) -> bool:
+        poll = self._poll_read
+        for _ in range(times):
+            ready = poll(0)
+            if ready:
+                if ready != self._only_readable:
+                    with contextlib.suppress(BlockingIOError):
+                        self._wakee.recv(64)
+                return True
+            _sched_yield()  # the peer may need this very processor
+        return False
 
     def wait_writable(self, seconds: float | None) -> None:
         self._poll_write(None if seconds is None else _milliseconds(seconds))

@@ -101,6 +101,9 @@ class Shared:
         #: The seat's: read before waiting. More is likely there after a large read, and at first,
         #: since a TLS handshake may have read what came behind it.
         self._eager = True
+        self._patience = 1  # the seat's: see _await_bytes()
+        self._brevity = 0  # guarded by _lock: short streams in a row, see _defers_locked()
+        self._acceptor = 0  # the thread that last waited in accept()
 
         # The write seat.
         self._writing = False  # guarded by _lock: somebody sits
@@ -167,7 +170,6 @@ class Shared:
                     if reads:
                         if self._reading is None and not self._pins and not yielded:
                             leads = True
-                            self._wake_late_locked()
                             self._willing.pop(waiter, None)
                             self._reading = waiter
                             self._sittings += 1
@@ -179,6 +181,9 @@ class Shared:
                         return True
                     yielded = True
                 else:
+                    if self._late:
+                        with self._lock:
+                            self._wake_late_locked()
                     waiter.acquire(True, bounded(left))
                     yielded = False
         finally:
@@ -237,9 +242,10 @@ class Shared:
         """Wake those for whom nothing came but the end of file.
 
         A leader whose own wait is over has something to do, a new stream to serve as often as
-        not, and one who only learns that it is finished would compete with it for the interpreter.
-        So these are woken when a caller next sits down to wait, or by the reader thread's next
-        look; at once when the leader has nothing to do.
+        not, and one who has answered and only learns that it is finished would compete with it
+        for the interpreter.
+        So these are woken when a caller next goes to sleep, or by the reader thread's next look;
+        at once when the leader has nothing to do.
         """
         for waiter in self._late:
             self._wake_locked(waiter)
@@ -260,7 +266,9 @@ class Shared:
         if protocol.changed:
             for stream in protocol.changed:
                 back = not stream.fin_in and stream.failure is None  # it will wait again
-                late = stream.fin_in and not stream.buffered and but is not None
+                # It has answered, and then waited for nothing but this.
+                answered = stream.wrote and not stream.local
+                late = stream.fin_in and answered and not stream.buffered and but is not None
                 for waiter in stream.readers or ():
                     if waiter is but:
                         continue
