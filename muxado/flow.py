@@ -30,6 +30,8 @@ from muxado.config import MAX_WINDOW
 
 __all__ = ["ReceiveWindow", "SendWindow", "Windows"]
 
+#: Seconds that reading is watched at least: on a short link it comes in bursts.
+_BURST = 0.005
 #: Seconds after which a window that was never needed in them is halved.
 _SETTLE = 1.0
 
@@ -114,7 +116,7 @@ class ReceiveWindow:
         if self._since < 0:
             need = None
             self._quiet = now
-        elif took < trip or took <= 0:
+        elif took < max(trip, _BURST):
             return None
         else:
             need = 3 * self._read * trip / took
