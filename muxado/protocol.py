@@ -133,6 +133,7 @@ class StreamState:
         "opened",
         "poller",
         "priority",
+        "ranked",
         "readers",
         "receive",
         "send",
@@ -150,6 +151,8 @@ class StreamState:
         #: Whether this side opened it.
         self.local = local
         self.priority = priority
+        #: It is counted in the protocol's `levels`.
+        self.ranked = False
         self.stream_type = stream_type
         self.send = SendWindow(window)
         self.receive = ReceiveWindow(window)
@@ -308,6 +311,11 @@ class Protocol:
         self.resets: dict[int, int] = {}
         self._owed = 0  # how much is owed that counts against _MAX_OWED
         self.schedule: Schedule[StreamState] = Schedule()
+        #: How many of the application's streams may still send, by their priority.
+        self.levels: dict[int, int] = {}
+        #: There is more than one level: what is handed to the connection early may stand before
+        #: something more urgent.
+        self.mixed = False
         #: Something owed must go at once; what is only in `opening` and `ending` may wait for
         #: a frame to ride along with.
         self.urgent = False
@@ -425,6 +433,7 @@ class Protocol:
         else:
             self.backlog[stream.id] = stream
             self.arrived = True
+            self._rank(stream)
 
     def _refuse(self, stream: StreamState, code: int, *, drawn: bool = True) -> None:
         """The application never gets this one; ``drawn``: by what the peer has just sent."""
@@ -662,6 +671,7 @@ class Protocol:
             raise StreamsExhausted("every stream id of this session is used up", retryable=True)
         stream = self._open(priority, stream_type)
         self.opened += 1
+        self._rank(stream)
         if fin:
             self.end(stream, urgent=False)
         return stream
@@ -718,6 +728,30 @@ class Protocol:
         self.last_accepted = max(self.last_accepted, stream.id)
         return stream
 
+    def prioritise(self, stream: StreamState, priority: int) -> None:
+        """Give ``stream`` another place among those that have something to send."""
+        ranked = stream.ranked
+        self._unrank(stream)
+        stream.priority = priority
+        if ranked:
+            self._rank(stream)
+        if stream in self.schedule:
+            self.schedule.add(stream, priority)
+
+    def _rank(self, stream: StreamState) -> None:
+        stream.ranked = True
+        self.levels[stream.priority] = self.levels.get(stream.priority, 0) + 1
+        self.mixed = len(self.levels) > 1
+
+    def _unrank(self, stream: StreamState) -> None:
+        """It sends nothing more, or not at this priority."""
+        if stream.ranked:
+            stream.ranked = False
+            left = self.levels.pop(stream.priority) - 1
+            if left:
+                self.levels[stream.priority] = left
+            self.mixed = len(self.levels) > 1
+
     def announce(self, stream: StreamState) -> None:
         """The opener is going to wait for the peer: the SYN must not wait for bytes to carry."""
         if not stream.opened:
@@ -734,6 +768,7 @@ class Protocol:
         if stream.fin_out or stream.failure is not None:
             return
         stream.fin_out = True
+        self._unrank(stream)
         self.schedule.discard(stream)
         stream.write = None
         self.ending[stream] = None
@@ -922,6 +957,7 @@ class Protocol:
         stream.failure = failure
         stream.clear()
         stream.write = None
+        self._unrank(stream)
         self.schedule.discard(stream)
         self.opening.pop(stream, None)
         self.ending.pop(stream, None)

@@ -58,6 +58,13 @@ _POLLIN = int(getattr(select, "POLLIN", 1))
 #: Milliseconds; `poll` takes no more than fits an int.
 _FOREVER = 2**31 - 1
 
+#: tcp(7): a socket counts as writable while fewer bytes than half of it are unsent, and takes
+#: none while as many are. Bytes under way, sent and not acknowledged, do not count.
+_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_SHORT = 8192
+#: Where there is no such option all bytes count, those under way too.
+_SHORT_BUFFER = 65536
+
 #: Linux: bytes the peer's kernel has not acknowledged yet (tcp(7), SIOCOUTQ).
 _SIOCOUTQ = 0x5411 if sys.platform == "linux" and fcntl is not None else None
 
@@ -80,6 +87,8 @@ class Transport:
     heard = False
     #: Bytes taken by :meth:`send` that are still to be written: call ``send(())``.
     pending = False
+    #: What :meth:`keep_short` last said; the writer's.
+    short = False
 
     def recv_into(self, into: memoryview) -> int | None:
         """Read into ``into``; returns the count, 0 at the end.
@@ -91,6 +100,10 @@ class Transport:
     def send(self, buffers: Sequence[Buffer]) -> int:
         """Write what fits now; returns the count, which may be 0."""
         raise NotImplementedError
+
+    def keep_short(self, short: bool) -> None:
+        """Take no more than goes out soon, so that what is urgent finds little before it."""
+        self.short = short
 
     def wait_readable(self, seconds: float | None) -> None:
         """Return when a read may succeed, after :meth:`wake`, or when the time is over."""
@@ -168,6 +181,7 @@ class Polled(Transport):
         self._poll_read = _poll([fd, self._wakee.fileno()], [])
         self._poll_write = _poll([], [fd])
         self._only_readable = [(fd, _POLLIN)]
+        self._buffer = 0  # the writer's: the size of SO_SNDBUF before it was made small
 
     def wait_readable(self, seconds: float | None) -> None:
         ready = self._poll_read(None if seconds is None else _milliseconds(seconds))
@@ -189,6 +203,21 @@ class Polled(Transport):
 
     def wait_writable(self, seconds: float | None) -> None:
         self._poll_write(None if seconds is None else _milliseconds(seconds))
+
+    def keep_short(self, short: bool) -> None:
+        self.short = short
+        if self.family not in (socket.AF_INET, socket.AF_INET6):
+            return  # what a Unix socket has taken, the peer can read
+        with contextlib.suppress(OSError):
+            if _NOTSENT_LOWAT is not None:
+                # 0 is the system's own, which is no limit as a rule.
+                value = _SHORT if short else 0
+                self._sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, value)
+            elif short:
+                self._buffer = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SHORT_BUFFER)
+            else:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._buffer)
 
     def readable(self) -> bool:
         with contextlib.suppress(OSError, ValueError):

@@ -194,9 +194,7 @@ class Engine(ReadSeat):
     def prioritise(self, stream: StreamState, priority: int) -> None:
         """Give ``stream`` another place among those that have something to send."""
         with self._lock:
-            stream.priority = priority
-            if stream in self.protocol.schedule:
-                self.protocol.schedule.add(stream, priority)
+            self.protocol.prioritise(stream, priority)
 
     def drop(self, stream: StreamState) -> None:
         """A finalizer's close: takes no lock, waits for nothing, does no I/O."""
