@@ -139,6 +139,7 @@ class StreamState:
         "send",
         "skip",
         "stream_type",
+        "syn_end",
         "write",
         "writers",
         "wrote",
@@ -169,6 +170,8 @@ class StreamState:
         self.deaf = False
         #: The SYN has been handed to the connection (or came from the peer).
         self.opened = not local
+        #: The count of the session's bytes up to the end of that SYN.
+        self.syn_end = 0
         #: The peer has sent something for it.
         self.answered = False
         #: The peer opened it, and the application has got it.
@@ -347,6 +350,7 @@ class Protocol:
         #: Counters since the start.
         self.ignored_frames = self.opened = self.accepted = 0
         self.frames_sent = 0
+        self.framed = 0  # bytes in them; where the connection ends they may not all be sent
         self.refused = 0  # streams of the peer's that found no room
         self.broken_off = 0  # streams that were reset, by either end
 
@@ -592,7 +596,8 @@ class Protocol:
             self._charge(_WASTED)
         self.broken_off += 1
         reason = ErrorCode.of(code)
-        if stream.local and reason in (ErrorCode.STREAM_REFUSED, ErrorCode.ACCEPT_QUEUE_FULL):
+        refused = reason in (ErrorCode.STREAM_REFUSED, ErrorCode.ACCEPT_QUEUE_FULL)
+        if refused and stream.local and not stream.answered:
             text = f"the peer refused stream {stream_id}: {reason.name}"
             self._fail(stream, Failure(StreamRefused, text, code, retryable=True))
         else:
@@ -714,6 +719,16 @@ class Protocol:
         return True
 
     @property
+    def buffered(self) -> int:
+        """Bytes received and not read."""
+        return sum([stream.buffered for stream in self.streams.values()])
+
+    @property
+    def stalled(self) -> int:
+        """How many streams have something to send and no window."""
+        return sum([s.write is not None and s.send.left <= 0 for s in self.streams.values()])
+
+    @property
     def alive(self) -> int:
         """How many streams are the application's, or on their way to it."""
         return len(self.streams) - len(self.services)
@@ -804,8 +819,9 @@ class Protocol:
         """End both directions at once, and tell the peer."""
         if stream.failure is not None or stream.closed:
             return
-        name = ErrorCode.of(code).name
-        self._reset(stream, Failure(StreamReset, f"this side reset the stream: {name}", code))
+        text = f"this side reset the stream: {ErrorCode.of(code).name}"
+        unseen = stream.local and not stream.opened
+        self._reset(stream, Failure(StreamReset, text, code, retryable=unseen))
 
     def refuse_backlog(self) -> None:
         """Reset what the application never accepted, so that its opener may try elsewhere."""
@@ -818,12 +834,10 @@ class Protocol:
     def go_away(self, code: int, debug: bytes, *, final: bool) -> None:
         """Owe a GOAWAY; new streams of the peer are refused from here on."""
         self.going_away = True
-        # Before the end, a stream that waits for accept() is still going to be served.
-        # So is its heartbeat, without which Go ends the session.
-        last = self.last_accepted
-        if not final:
-            beats = [stream.id for stream in self.services if not stream.local]
-            last = max(last, *self.backlog, *beats, 0)
+        # A stream that waits for accept() may still be handed out, even after the end.
+        last = max(self.last_accepted, *self.backlog, 0)
+        if not final:  # so may a heartbeat be answered, without which Go ends the session
+            last = max(last, *[stream.id for stream in self.services if not stream.local], 0)
         self._goaway = self.codec.goaway(last, code, debug, final=final)
         self.urgent = True
 
@@ -847,43 +861,52 @@ class Protocol:
         left to ride with their first bytes.
         """
         codec = self.codec
-        frames: list[bytes] = []
-        if self._probing:
-            self._probing = False
-            frames.append(codec.data(self._probe_id, 0))
+        frames = bytearray()
+        count = 0
         if self._says:
             for stream, data in list(self._says.items()):
                 if stream.send.left >= len(data):
                     del self._says[stream]
-                    frames.append(self.data_header(stream, len(data)) + data)
+                    frames += self.data_header(stream, len(data)) + data
+        start = self.framed - len(frames)
+        if self._probing:
+            self._probing = False
+            frames += codec.data(self._probe_id, 0)
+            count += 1
         if self.grants:
             now = self._clock()
             for stream in self.grants:
                 increment = self.windows.update(stream.receive, now)
                 if increment:
-                    frames.append(codec.window(stream.id, increment))
+                    frames += codec.window(stream.id, increment)
+                    count += 1
             self.grants.clear()
         if opening or self._syn_due:
             self._syn_due = False
             while self.opening:
-                frames.append(self._syn(next(iter(self.opening)), 0))
+                frames += self._syn(next(iter(self.opening)), 0, start + len(frames))
         if self.ending:
             ending, self.ending = self.ending, {}
             for stream in ending:
                 if stream.opened:
-                    frames.append(codec.data(stream.id, 0, fin=True))
+                    frames += codec.data(stream.id, 0, fin=True)
+                    count += 1
                 else:
-                    frames.append(self._syn(stream, 0, fin=True))
+                    frames += self._syn(stream, 0, start + len(frames), fin=True)
         if self.resets:  # behind the FIN of a stream that has just been closed
-            frames += [codec.rst(stream_id, code) for stream_id, code in self.resets.items()]
+            for stream_id, code in self.resets.items():
+                frames += codec.rst(stream_id, code)
+            count += len(self.resets)
             self.resets.clear()
         if self._goaway is not None:
-            frames.append(self._goaway)
+            frames += self._goaway
+            count += 1
             self._goaway = None
         self.urgent = False
         self._owed = 0
-        self.frames_sent += len(frames)
-        return b"".join(frames)
+        self.frames_sent += count
+        self.framed = start + len(frames)
+        return bytes(frames)
 
     def data_header(self, stream: StreamState, length: int) -> bytes:
         """What goes before ``length`` bytes of ``stream``; its SYN, if that is still owed.
@@ -891,39 +914,60 @@ class Protocol:
         The bytes count as sent.
         """
         stream.send.left -= length
-        self.frames_sent += 1
         if stream.opened:
+            self.frames_sent += 1
+            self.framed += length + 8
             return self.codec.data(stream.id, length)
-        return self._syn(stream, length)
+        header = self._syn(stream, length, self.framed)
+        self.framed += len(header) + length
+        return header
 
-    def _syn(self, stream: StreamState, length: int, *, fin: bool = False) -> bytes:
+    def _syn(self, stream: StreamState, length: int, start: int, *, fin: bool = False) -> bytes:
+        """What opens ``stream``, to go at ``start`` of all the session's bytes."""
         before = b""
         if next(iter(self.opening)) is not stream:
             # In the order of their ids: version 1 demands it, and the id in a GOAWAY would
             # otherwise not tell which streams the peer has seen.
-            earlier = [s for s in self.opening if s.id < stream.id]
-            before = b"".join([self._syn_alone(s) for s in earlier])
-        self.opening.pop(stream, None)
-        stream.opened = True
+            for earlier in [s for s in self.opening if s.id < stream.id]:
+                alone = earlier in self.ending
+                self.ending.pop(earlier, None)
+                before += self._syn_alone(earlier, 0, start + len(before), fin=alone)
         if not fin and not length and stream in self.ending:
             del self.ending[stream]
             fin = True
-        return before + self.codec.syn(
+        return before + self._syn_alone(stream, length, start + len(before), fin=fin)
+
+    def _syn_alone(self, stream: StreamState, length: int, start: int, *, fin: bool) -> bytes:
+        self.opening.pop(stream, None)
+        stream.opened = True
+        header = self.codec.syn(
             stream.id,
             length,
             fin=fin,
             priority=stream.priority,
             stream_type=stream.stream_type,
         )
+        stream.syn_end = start + len(header)
+        self.frames_sent += 1
+        if not self.codec.syn_is_data and (length or fin):
+            stream.syn_end -= 8  # of the DATA frame that follows
+            self.frames_sent += 1
+        return header
 
-    def _syn_alone(self, stream: StreamState) -> bytes:
-        del self.opening[stream]
-        stream.opened = True
-        fin = stream in self.ending
-        self.ending.pop(stream, None)
-        return self.codec.syn(
-            stream.id, 0, fin=fin, priority=stream.priority, stream_type=stream.stream_type
-        )
+    def unseen(self, stream: StreamState, sent: int | None) -> bool:
+        """Whether the peer cannot have seen ``stream``, of all that was sent at the end.
+
+        ``sent``: how many bytes that is, ``None`` where it is not known.
+        """
+        if not stream.local or not stream.opened:
+            return stream.local
+        return sent is not None and stream.syn_end > sent
+
+    def give_up_opening(self) -> None:
+        """At the end: what the peer does not know of, it is not told of any more."""
+        self._syn_due = False
+        self.opening.clear()
+        self.ending = {stream: None for stream in self.ending if stream.opened}
 
     # The end of a stream.
 

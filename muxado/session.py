@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from muxado import transport
 from muxado.config import Config
-from muxado.engine import Engine, os_error
+from muxado.engine import Engine, describe, os_error
 from muxado.errors import ErrorCode, SessionClosed
 from muxado.protocol import MAX_PRIORITY, SessionEnd
 from muxado.readiness import Readiness
@@ -35,9 +35,20 @@ class SessionStats:
     backlog: int  #: streams of the peer that wait for ``accept()`` now
     opened: int  #: streams this side has opened
     accepted: int  #: streams handed out by ``accept()``
+    refused: int  #: streams of the peer that found no room
+    reset: int  #: streams that either end has reset, whoever opened them
     bytes_received: int  #: bytes read from the connection, frames included
     bytes_sent: int  #: bytes written to the connection, frames included
+    frames_received: int  #: frames that the peer has sent
+    frames_sent: int  #: frames made for the peer; the last of them may still wait to be written
     ignored_frames: int  #: frames without a meaning that were skipped
+    buffered: int  #: bytes received and not read, over all streams, now
+    stalled: int  #: streams with something to send that the peer grants no window, now
+    stalls: int  #: how often a sender has waited for window
+    write_wait: float  #: seconds in which the connection took no more bytes while some waited
+    heartbeats_sent: int  #: heartbeats asked for
+    heartbeats_answered: int  #: and answered
+    flood_budget: int  #: useless frames that the peer may still send at once, now
 
 
 class Session:
@@ -289,14 +300,11 @@ class Session:
         raise os_error(errno.ENOTCONN)
 
     def __repr__(self) -> str:
+        # Never blocks and never raises: it may be what tells why a program hangs.
         engine = self._engine
-        end = engine.death
-        state = "open" if end is None else f"closed: {end.code.name}"
-        counters = engine.counters()
-        return (
-            f"<muxado.Session {engine.name} {state}, {counters['streams']} streams, "
-            f"{counters['backlog']} to accept, peer {self.getpeername()}>"
-        )
+        peer = engine.transport.getpeername() if engine.transport.polled else None
+        text = f" with {peer}" if peer else ""
+        return f"<muxado.Session {engine.name}{text}: {describe(engine)}>"
 
     def __getstate__(self) -> None:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from muxado.engine import Engine, os_error
+from muxado.engine import Engine, describe_stream, os_error
 from muxado.errors import ErrorCode
 from muxado.protocol import MAX_PRIORITY
 from muxado.readiness import Readiness
@@ -399,18 +399,8 @@ class Stream:
         return False
 
     def __repr__(self) -> str:
-        state = self._state
-        if state.closed:
-            how = "closed"
-        elif state.failure is not None:
-            how = "reset"
-        else:
-            ends = (state.fin_in and "read to the end") or "", (state.fin_out and "no writes") or ""
-            how = ", ".join(filter(None, ends)) or "open"
-        return (
-            f"<muxado.Stream {state.id} {how}, {state.buffered} bytes unread, "
-            f"may send {state.send.left}>"
-        )
+        engine, state = self._engine, self._state
+        return f"<muxado.Stream {state.id} of {engine.name}: {describe_stream(engine, state)}>"
 
     def __getstate__(self) -> None:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")

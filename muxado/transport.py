@@ -85,6 +85,8 @@ class Transport:
     proto = 0
     #: Set when bytes came, even if they were not enough to return any; for the user to clear.
     heard = False
+    #: Whether a :meth:`send` that raises has written nothing.
+    exact = False
     #: Bytes taken by :meth:`send` that are still to be written: call ``send(())``.
     pending = False
     #: What :meth:`keep_short` last said; the writer's.
@@ -268,6 +270,8 @@ class Polled(Transport):
 
 class Plain(Polled):
     """A stream socket as it is."""
+
+    exact = True
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)

@@ -161,12 +161,13 @@ class TestGoingAway:
         assert last == ("GOAWAY", 7, 0, b"")
 
     def test_the_last_one_of_a_session_that_fails(self) -> None:
-        # What waits for accept() is never going to be served, refused by name or not.
+        # What waits for accept() is still handed out: its opener must not try it again elsewhere.
         end = End()
         end.accepted(7)
         end.feed(syn(9))
         end.protocol.go_away(ErrorCode.INTERNAL_ERROR, b"oops", final=True)
-        assert end.sent() == [("GOAWAY", 7, 2, b"oops")]
+        assert end.sent() == [("GOAWAY", 9, 2, b"oops")]
+        assert end.accept().id == 9
 
     def test_with_no_stream_at_all(self) -> None:
         for final in (False, True):

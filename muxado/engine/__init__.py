@@ -45,14 +45,14 @@ from __future__ import annotations
 import atexit
 import contextlib
 import errno
-import logging
 import os
 import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from muxado.engine.describe import describe, describe_stream
 from muxado.engine.read_seat import ReadSeat
 from muxado.engine.shared import Descriptor, Poller, os_error
 from muxado.errors import Error, ErrorCode, SessionClosed
@@ -62,9 +62,7 @@ if TYPE_CHECKING:
     from muxado.config import Config
     from muxado.transport import Transport
 
-__all__ = ["Engine", "os_error"]
-
-log = logging.getLogger("muxado")
+__all__ = ["Engine", "describe", "describe_stream", "os_error"]
 
 #: Seconds that close() waits for the session's threads beyond `linger`.
 _JOIN = 2.0
@@ -104,6 +102,12 @@ class Engine(ReadSeat):
             self.transport.close()
             raise
         _engines.add(self)
+        if self.notes is not None:
+            config, peer = self.config, self.transport.getpeername()
+            typed = ", typed," if config.typed else ""
+            with self._lock:
+                text = "a session of version %d%s with %s"
+                self.notes.event(text, config.version, typed, peer or "a peer without an address")
 
     # What was dropped.
 
@@ -253,6 +257,8 @@ class Engine(ReadSeat):
             if self.death is not None or self._closing:
                 return
             self.protocol.go_away(code, debug, final=False)
+            if self.notes is not None:
+                self.notes.event("going away: %s", ErrorCode.of(code).name)
         self.push()
 
     def drain(self, deadline: float | None) -> bool:
@@ -281,6 +287,8 @@ class Engine(ReadSeat):
             first = not self._closing
             self._closing = True
             if first and self.death is None:
+                if self.notes is not None:
+                    self.notes.event("closing")
                 self.protocol.refuse_backlog()
                 self.protocol.going_away = True
                 self._wake_all_locked(self._acceptors)
@@ -373,7 +381,9 @@ class Engine(ReadSeat):
                 me.acquire()  # a leader was woken by the death, and wakes us when it leaves
             for poller in pollers:
                 poller.sync()
-            log.debug("%s: the session is over: %s", self.name, self.death)
+            if self.notes is not None:
+                with self._lock:
+                    self.notes.event("the session is over: %s", self.death)
             self._last_words.wait(None if self._inline else self.config.linger)
             if self._inline and not self._silent:
                 self._see_off()
@@ -434,18 +444,32 @@ class Engine(ReadSeat):
             listed = leads and any(waiter is self._reading for waiter in self._waiters)
             return len(self._waiters) + int(leads and not listed) + int(self._jammed)
 
-    def counters(self) -> dict[str, int]:
+    def counters(self) -> dict[str, Any]:
         """What ``Session.stats`` tells."""
         with self._lock:
             protocol = self.protocol
+            jam_time = self._jam_time
+            if self._jammed and self._jam is not None:
+                jam_time += time.monotonic() - self._jam[0]
             return {
                 "streams": protocol.alive,
                 "backlog": len(protocol.backlog),
                 "opened": protocol.opened,
                 "accepted": protocol.accepted,
+                "refused": protocol.refused,
+                "reset": protocol.broken_off,
                 "bytes_received": self._received,
                 "bytes_sent": self._sent,
+                "frames_received": protocol.codec.frames,
+                "frames_sent": protocol.frames_sent,
                 "ignored_frames": protocol.ignored_frames,
+                "buffered": protocol.buffered,
+                "stalled": protocol.stalled,
+                "stalls": self._stalls,
+                "write_wait": jam_time,
+                "heartbeats_sent": self._beats[0],
+                "heartbeats_answered": self._beats[1],
+                "flood_budget": protocol.budget.left,
             }
 
     def say_goodbye(self, deadline: float) -> None:

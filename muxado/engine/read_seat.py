@@ -306,10 +306,28 @@ class ReadSeat(WriteSeat):
         if protocol.beat_answered:
             protocol.beat_answered = False
             self.latency = time.monotonic() - self._asked
+            self._beats[1] += 1
             protocol.windows.saw(self.latency)
+        if self.notes is not None:
+            self._note_news_locked()
         if protocol.changed or protocol.arrived or self._drainers:
             return self._announce_locked(but=self._reading)
         return None
+
+    def _note_news_locked(self) -> None:
+        """What the peer has just sent, as far as it concerns the session, is to be logged."""
+        notes, protocol = self.notes, self.protocol
+        assert notes is not None
+        news = (self._beats[1], protocol.refused, protocol.goaway)
+        before, self._news = self._news, news
+        if news[0] != before[0]:
+            notes.event("heartbeat answered after %.6f s", self.latency)
+        if news[1] != before[1]:
+            notes.event("%d streams of the peer's refused", news[1] - before[1])
+        if news[2] != before[2] and protocol.goaway is not None:
+            last, code, debug = protocol.goaway
+            name = ErrorCode.of(code).name
+            notes.event("the peer is going away: %s, last stream %d, %r", name, last, debug)
 
     # The reader thread.
 

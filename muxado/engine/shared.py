@@ -5,13 +5,16 @@ from __future__ import annotations
 import collections
 import errno
 import itertools
+import logging
 import os
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
+from muxado import wire
+from muxado.engine.notes import Notes, frames
 from muxado.errors import Error, ErrorCode, RemoteGoneAway, SessionClosed
 from muxado.protocol import Protocol, SessionEnd, StreamState
 
@@ -57,11 +60,15 @@ class Shared:
         self.transport = transport
         self.config = config
         self.name = f"{'client' if client else 'server'}-{next(_numbers)}"
+        #: Where anybody listens, what is to be logged; to be added to with _lock held.
+        self.notes = Notes(self.name) if Notes.wanted() else None
         # Reentrant only so that a signal handler or a finalizer which meets its own thread inside
         # does not lock it up: see _inside().
-        self._lock = threading.RLock()
+        self._lock: Any = threading.RLock() if self.notes is None else self.notes
         # guarded by _lock
         self.protocol = Protocol(config, client=client, clock=time.monotonic)
+        if self.notes is not None and frames.isEnabledFor(logging.DEBUG):
+            wire.watch(self.protocol.codec, self.notes.frame)
         #: Bytes of one frame while other streams have something to send, and while none has.
         self._frame_shared = min(_FRAME_SHARED, self.protocol.codec.max_data)
         self._frame_alone = min(_FRAME_ALONE, self.protocol.codec.max_data)
@@ -108,6 +115,10 @@ class Shared:
         # The write seat.
         self._writing = False  # guarded by _lock: somebody sits
         self._jammed = False  # guarded by _lock: and waits for the connection to take more
+        #: Of the last time that it did, guarded by _lock: since when, who, with how many bytes.
+        self._jam: tuple[float, str, int] | None = None
+        self._jam_time = 0.0  # the write seat's: seconds waited so
+        self._stalls = 0  # guarded by _lock: how often a sender has waited for window
         self._senders: dict[threading.Lock, None] = {}  # guarded by _lock: who waits for the seat
         self._unsent = bytearray()  # guarded by _lock: framed, goes before all else
         self._starved: dict[StreamState, None] = {}  # guarded by _lock: see write_now()
@@ -125,8 +136,12 @@ class Shared:
         self._heard = False  # guarded by _lock: bytes came since the clock last looked
         self._asked = 0.0  # guarded by _lock: when the last heartbeat was asked for
         self._waits_since: float | None = None  # guarded by _lock: and nothing was heard since
+        self._beats = [0, 0]  # guarded by _lock: heartbeats asked for, and answered
         self._received = 0  # guarded by _lock: bytes
         self._sent = 0  # the write seat's: bytes
+        #: Bytes that the connection has taken, once that is known to be all of them for ever.
+        self._last_byte: int | None = None  # guarded by _lock
+        self._news: tuple[int, int, object] = (0, 0, None)  # guarded by _lock: logged so far
         self._over = threading.Event()  # the connection is closed
 
     # Waiting and waking.
@@ -204,7 +219,7 @@ class Shared:
 
     def _inside(self) -> bool:
         """Whether this very thread is in a critical section: we are in a handler or finalizer."""
-        return self._lock._is_owned() or self.transport.inside()  # type: ignore[attr-defined]
+        return self._lock._is_owned() or self.transport.inside()
 
     def _check_reentry(self) -> None:
         if self._inside():
@@ -326,9 +341,9 @@ class Shared:
             text, code = f"the session ended: {error}", self.death.code
         elif not self._closing and self.death is not None:
             text = "the peer ended the session"
-        # A stream whose SYN never left is unknown to the peer.
-        unseen = retryable or (stream is not None and not stream.opened)
-        result = kind(text, code=code, retryable=unseen)
+        if stream is not None and self.protocol.unseen(stream, self._last_byte):
+            retryable = True
+        result = kind(text, code=code, retryable=retryable)
         result.__cause__ = error
         return result
 
@@ -364,6 +379,13 @@ class Shared:
         if self.death is not None:
             return
         self.death = SessionEnd(code, error, debug)
+        self.protocol.give_up_opening()
+        if (
+            self._jammed
+            or (self._silent and not self._writing)
+            or (self._broken is not None and self.transport.exact)
+        ):
+            self._last_byte = self._sent
         if self._jammed:
             self.transport.shutdown()  # a connection that is full takes no last words either
         for waiter in self._waiters:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -160,6 +161,7 @@ class WriteSeat(Shared):
                         stream.wrote = True
                     mine = stream.write is write
                     blocked = mine and stream.send.left <= 0
+                    self._stalls += blocked
                     if mine and not blocked and not broken:
                         protocol.schedule.add(stream, stream.priority)
                         if not self._inline:
@@ -236,6 +238,8 @@ class WriteSeat(Shared):
         with self._lock:
             if self._writing or self.death is not None or not (always or self._owed_locked()):
                 return  # whoever sits looks again before it leaves
+            if self._broken is not None:
+                return  # nothing can follow what was lost
             if not self._inline:
                 self._wake_locked(self._writer_waiter)
                 return
@@ -345,12 +349,15 @@ class WriteSeat(Shared):
                         # Even then: the last words must not stand in the middle of a frame.
                         self._put_off_locked(buffers)
                         return False
+                    since = time.monotonic()
                     self._jammed = True
+                    self._jam = (since, threading.current_thread().name, size)
                 waiting = True
                 transport.wait_writable(left)
                 waiting = False
                 with self._lock:
                     self._jammed = False
+                    self._jam_time += time.monotonic() - since
         except (OSError, ValueError) as error:
             # How the connection ended is for the read side to find out: what the peer said
             # before, a GOAWAY with its reason above all, can still be read. The session lives
@@ -360,6 +367,8 @@ class WriteSeat(Shared):
                 if self._broken is None:
                     failure = error if isinstance(error, OSError) else os_error(errno.EBADF)
                     self._broken = (time.monotonic(), failure)
+                    if self.notes is not None:
+                        self.notes.event("writing failed: %s", failure)
                 for waiter in self._senders:
                     self._wake_locked(waiter)
                 self._wake_locked(self._writer_waiter)
@@ -524,8 +533,10 @@ class WriteSeat(Shared):
             self._waits_since = now
         if now >= self._asked + interval:
             self._asked = now
-            if self.protocol.beat() and self._waits_since is None:
-                self._waits_since = now
+            if self.protocol.beat():
+                self._beats[0] += 1
+                if self._waits_since is None:
+                    self._waits_since = now
         left = max(self._asked + interval - now, 0.001)
         if self._waits_since is not None:
             left = min(left, self._waits_since + tolerance - now)

@@ -11,8 +11,9 @@ from muxado.config import Config
 from muxado.wire.base import Codec, Handler
 from muxado.wire.v1 import Version1
 from muxado.wire.v2 import Version2
+from muxado.wire.watch import watch
 
-__all__ = ["Codec", "Handler", "codec"]
+__all__ = ["Codec", "Handler", "codec", "watch"]
 
 _CODECS: dict[int, type[Codec]] = {1: Version1, 2: Version2}
 

@@ -85,9 +85,14 @@ class Codec(abc.ABC):
     asks_by_stream: bool
     #: Types from here on are not the application's.
     reserved_types: int
+    #: Whether the frame that opens a stream carries its first bytes.
+    syn_is_data: bool
 
     def __init__(self, handler: Handler, *, typed: bool = False) -> None:
-        self._handler = handler
+        #: Who is called for what is found.
+        self.handler = handler
+        #: Frames found since the start.
+        self.frames = 0
         self._typed = typed
         self._partial = bytearray()  # a header, or a whole short frame, that a read cut off
         self._data_left = 0  # bytes of a DATA body still to come
@@ -111,7 +116,7 @@ class Codec(abc.ABC):
             elif self._data_left:
                 stop = min(pos + self._data_left, end)
                 self._data_left -= stop - pos
-                self._handler.on_more(data[pos:stop], not self._data_left)
+                self.handler.on_more(data[pos:stop], not self._data_left)
                 pos = stop
             elif self._skip_left:
                 stop = min(pos + self._skip_left, end)

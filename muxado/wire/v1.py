@@ -67,6 +67,7 @@ class Version1(Codec):
     heartbeat_type = 0xFFFFFEFF
     reserved_types = 0xFFFFFEFF
     asks_by_stream = True
+    syn_is_data = False
 
     def __init__(self, handler: Handler, *, typed: bool = False) -> None:
         super().__init__(handler, typed=typed)
@@ -79,15 +80,17 @@ class Version1(Codec):
 
     def _frames(self, data: memoryview, pos: int, end: int) -> int:
         # Budget: per whole DATA frame one unpack, one slice and one call of the handler.
-        on_data = self._handler.on_data
+        on_data = self.handler.on_data
         unpack = _head.unpack_from
+        count = 0
         while end - pos >= 8:
             length, flags, kind, stream_id = unpack(data, pos)
             if kind & _TYPE != _DATA:
                 pos = self._control(data, pos, end)
                 if self._skip_left:
-                    return pos
+                    break
                 continue
+            count += 1
             length &= _LENGTH
             stream_id &= _ID
             if not stream_id:
@@ -97,10 +100,14 @@ class Version1(Codec):
             if pos > end:
                 self._data_left = pos - end
                 on_data(stream_id, length, data[body:end], bool(flags & _FIN))
-                return end
+                pos = end
+                break
             on_data(stream_id, length, data[body:pos], bool(flags & _FIN))
-        self._partial += data[pos:end]
-        return end
+        else:
+            self._partial += data[pos:end]
+            pos = end
+        self.frames += count
+        return pos
 
     def _wanted(self, partial: bytearray) -> int:
         if len(partial) < 8:
@@ -137,7 +144,8 @@ class Version1(Codec):
         if body + wanted > end:
             self._partial += data[pos:end]
             return end
-        handler = self._handler
+        self.frames += 1
+        handler = self.handler
         if kind == _SYN:
             words = struct.unpack_from(f">{length // 4}I", data, body)
             handler.on_syn(
@@ -169,7 +177,7 @@ class Version1(Codec):
         debug += piece[: MAX_DEBUG - len(debug)]
         if not self._skip_left:
             self._goaway = None
-            self._handler.on_goaway(last_id, code, bytes(debug))
+            self.handler.on_goaway(last_id, code, bytes(debug))
 
     def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
         return _head.pack(length, fin, _DATA, stream_id)

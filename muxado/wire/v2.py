@@ -46,6 +46,7 @@ class Version2(Codec):
     first_id = (3, 2)
     asks_by_stream = False
     reserved_types = 0xFFFFFFFF
+    syn_is_data = True
 
     def __init__(self, handler: Handler, *, typed: bool = False) -> None:
         super().__init__(handler, typed=typed)
@@ -54,16 +55,18 @@ class Version2(Codec):
 
     def _frames(self, data: memoryview, pos: int, end: int) -> int:
         # Budget: per whole DATA frame one unpack, one slice and one call of the handler.
-        handler = self._handler
+        handler = self.handler
         on_data = handler.on_data
         unpack = _head.unpack_from
+        count = 0
         while end - pos >= 8:
             head, stream_id = unpack(data, pos)
             if head & 0xF0 != _DATA_HEAD:
                 pos = self._control(data, pos, end)
                 if self._skip_left:
-                    return pos
+                    break
                 continue
+            count += 1
             stream_id &= _ID
             length = head >> 8
             body = pos + 8
@@ -75,10 +78,14 @@ class Version2(Codec):
             if pos > end:
                 self._data_left = pos - end
                 on_data(stream_id, length, data[body:end], bool(head & _FIN))
-                return end
+                pos = end
+                break
             on_data(stream_id, length, data[body:pos], bool(head & _FIN))
-        self._partial += data[pos:end]
-        return end
+        else:
+            self._partial += data[pos:end]
+            pos = end
+        self.frames += count
+        return pos
 
     def _wanted(self, partial: bytearray) -> int:
         if len(partial) < 8:
@@ -106,11 +113,12 @@ class Version2(Codec):
             if body + 4 > end:
                 self._partial += data[pos:end]
                 return end
+            self.frames += 1
             (word,) = _word.unpack_from(data, body)
             if kind == _RST:
-                self._handler.on_rst(stream_id, word)
+                self.handler.on_rst(stream_id, word)
             else:
-                self._handler.on_window(stream_id, word & _ID)
+                self.handler.on_window(stream_id, word & _ID)
             return body + 4
         if kind == _GOAWAY:
             if length < 8:
@@ -121,12 +129,14 @@ class Version2(Codec):
             if body + kept > end:
                 self._partial += data[pos:end]
                 return end
+            self.frames += 1
             last_id, code = _two_words.unpack_from(data, body)
             self._skip_left = length - kept
-            self._handler.on_goaway(last_id & _ID, code, bytes(data[body + 8 : body + kept]))
+            self.handler.on_goaway(last_id & _ID, code, bytes(data[body + 8 : body + kept]))
             return body + kept
+        self.frames += 1
         self._skip_left = length
-        self._handler.on_unknown(kind)
+        self.handler.on_unknown(kind)
         return body
 
     def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
