@@ -293,8 +293,8 @@ class Protocol:
         #: What the peer may send that serves no stream.
         self.budget = Budget(config.flood_budget, clock)
         self.streams: dict[int, StreamState] = {}
-        self._next_id = self.codec.first_id[0 if client else 1]
-        self._parity = self._next_id & 1
+        self.next_id = self.codec.first_id[0 if client else 1]
+        self._parity = self.next_id & 1
         #: Streams the peer opened that wait for the application, oldest first.
         self.backlog: collections.OrderedDict[int, StreamState] = collections.OrderedDict()
         #: Streams of the peer's that count against ``max_streams``: see the rules above.
@@ -578,7 +578,7 @@ class Protocol:
         """Where ids are strict, a frame for a stream that never was ends the session."""
         if self.codec.strict_ids:
             mine = stream_id & 1 == self._parity
-            if stream_id >= self._next_id if mine else stream_id > self.last_peer_id:
+            if stream_id >= self.next_id if mine else stream_id > self.last_peer_id:
                 raise ProtocolError(f"{name} for stream {stream_id}, which was never opened")
 
     def on_rst(self, stream_id: int, code: int) -> None:
@@ -672,7 +672,7 @@ class Protocol:
             raise SessionClosed("this side is going away: it opens no new stream", retryable=True)
         if self.goaway is not None:
             raise self._gone_away().exception()
-        if self._next_id > _LAST_ID:
+        if self.next_id > _LAST_ID:
             raise StreamsExhausted("every stream id of this session is used up", retryable=True)
         stream = self._open(priority, stream_type)
         self.opened += 1
@@ -683,7 +683,7 @@ class Protocol:
 
     def _open(self, priority: int, stream_type: int) -> StreamState:
         stream = StreamState(
-            self._next_id,
+            self.next_id,
             local=True,
             window=self.config.window,
             priority=priority,
@@ -691,9 +691,10 @@ class Protocol:
         )
         if self.codec.types_in_data:
             stream.send.left -= 4
-        self._next_id += 2
-        self.streams[stream.id] = stream
         self.windows.opened()
+        # With no call in between, behind which an exception from outside could strike.
+        self.next_id += 2
+        self.streams[stream.id] = stream
         self.opening[stream] = None
         return stream
 
@@ -754,18 +755,29 @@ class Protocol:
             self.schedule.add(stream, priority)
 
     def _rank(self, stream: StreamState) -> None:
+        count = self.levels.get(stream.priority, 0)
         stream.ranked = True
-        self.levels[stream.priority] = self.levels.get(stream.priority, 0) + 1
+        self.levels[stream.priority] = count + 1
         self.mixed = len(self.levels) > 1
 
     def _unrank(self, stream: StreamState) -> None:
         """It sends nothing more, or not at this priority."""
         if stream.ranked:
             stream.ranked = False
-            left = self.levels.pop(stream.priority) - 1
-            if left:
-                self.levels[stream.priority] = left
+            if self.levels[stream.priority] > 1:
+                self.levels[stream.priority] -= 1
+            else:
+                del self.levels[stream.priority]
             self.mixed = len(self.levels) > 1
+
+    def unaccept(self, stream: StreamState) -> None:
+        """Whoever accepted ``stream`` never got it: it is the next one again."""
+        if not stream.closed and self.streams.get(stream.id) is stream:
+            self.backlog[stream.id] = stream
+            self.backlog.move_to_end(stream.id, last=False)
+            stream.accepted = False
+            self.accepted -= 1
+            self.arrived = True
 
     def announce(self, stream: StreamState) -> None:
         """The opener is going to wait for the peer: the SYN must not wait for bytes to carry."""
@@ -782,12 +794,12 @@ class Protocol:
         """No more bytes to send: owe FIN. Bytes not yet handed over are given up."""
         if stream.fin_out or stream.failure is not None:
             return
-        stream.fin_out = True
         self._unrank(stream)
-        self.schedule.discard(stream)
-        stream.write = None
+        stream.fin_out = True
         self.ending[stream] = None
         self.urgent |= urgent
+        stream.write = None
+        self.schedule.discard(stream)
 
     def hush(self, stream: StreamState) -> None:
         """SHUT_RD: what was received and not read, and what still comes, is dropped."""
@@ -801,19 +813,19 @@ class Protocol:
         """The application lets go: FIN, or RST if it leaves bytes unread."""
         if stream.closed:
             return
-        stream.closed = True
-        if stream.failure is None:
-            if stream.buffered:
-                self._reset(
-                    stream,
-                    Failure(StreamReset, "closed with bytes unread", ErrorCode.STREAM_CANCELLED),
-                )
-            else:
-                self.end(stream, urgent=stream.wrote)
-                self._forget(stream)
+        if stream.failure is None and stream.buffered:
+            self._reset(
+                stream,
+                Failure(StreamReset, "closed with bytes unread", ErrorCode.STREAM_CANCELLED),
+            )
+        elif stream.failure is None:
+            self.end(stream, urgent=stream.wrote)
+            self._forget(stream)
+        # Last, with no call in between: what an exception from outside cuts short is repeated.
         if stream.accepted:
             self.peer_streams -= 1
             self._owed += stream in self.ending or stream.id in self.resets
+        stream.closed = True
 
     def reset(self, stream: StreamState, code: int) -> None:
         """End both directions at once, and tell the peer."""
@@ -938,7 +950,9 @@ class Protocol:
         return before + self._syn_alone(stream, length, start + len(before), fin=fin)
 
     def _syn_alone(self, stream: StreamState, length: int, start: int, *, fin: bool) -> bytes:
-        self.opening.pop(stream, None)
+        if stream in self.opening:
+            # With no call in between, behind which an exception from outside could strike.
+            del self.opening[stream]
         stream.opened = True
         header = self.codec.syn(
             stream.id,
@@ -990,15 +1004,13 @@ class Protocol:
 
     def _reset(self, stream: StreamState, failure: Failure) -> None:
         """Fail ``stream`` and tell the peer, unless the peer never heard of it."""
-        opened = stream.opened
         self.broken_off += 1
-        self._fail(stream, failure)
-        if opened:
+        if stream.opened:
             self.owe_reset(stream.id, failure.code)
+        self._fail(stream, failure)
 
     def _fail(self, stream: StreamState, failure: Failure) -> None:
         """``stream`` is over: whatever it held or owed is gone."""
-        stream.failure = failure
         stream.clear()
         stream.write = None
         self._unrank(stream)
@@ -1009,18 +1021,19 @@ class Protocol:
         self._forget(stream)
         if stream.readers or stream.writers or stream.poller is not None:
             self.changed.append(stream)
+        stream.failure = failure  # last: what an exception from outside cuts short can be repeated
 
     def _forget(self, stream: StreamState) -> None:
         if self.streams.get(stream.id) is not stream:
             return
         del self.streams[stream.id]
-        self.windows.closed(stream.receive)
+        if not stream.local:
+            self.peer_streams -= not (stream.accepted or stream in self.services)
         self._late_credit += stream.send.most - stream.send.left
+        self.windows.closed(stream.receive)
+        self.services.pop(stream, None)
         self.grants.pop(stream, None)
-        beats = self.services.pop(stream, None) is not None
         self._says.pop(stream, None)
         self._untyped.pop(stream, None)
-        if not stream.local:
-            self.peer_streams -= not (beats or stream.accepted)
-            if self.backlog.pop(stream.id, None) is not None:
-                self.arrived = True  # or rather left: who polls for it must look again
+        if not stream.local and self.backlog.pop(stream.id, None) is not None:
+            self.arrived = True  # or rather left: who polls for it must look again

@@ -24,7 +24,9 @@ class Schedule(Generic[T]):
         self.waiting: dict[T, int] = {}
         # level -> its items, first come first; a plain dict gets slow when its front is deleted
         self._levels: dict[int, collections.OrderedDict[T, None]] = {}
-        self._order: list[int] = []  # heap of the negated levels; exactly the keys of _levels
+        # Heap of the negated levels. An exception of a signal's handler can strike behind any call
+        # and may leave a level here twice, or one that is no more; never one less.
+        self._order: list[int] = []
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -39,37 +41,40 @@ class Schedule(Generic[T]):
             return
         if before is not None:
             self.discard(item)
-        self.waiting[item] = priority
         level = self._levels.get(priority)
         if level is None:
-            level = self._levels[priority] = collections.OrderedDict()
+            level = collections.OrderedDict()
             heapq.heappush(self._order, -priority)
+            self._levels[priority] = level
         level[item] = None
+        self.waiting[item] = priority
 
     def discard(self, item: T) -> None:
         """Take ``item`` out, if it is in."""
-        priority = self.waiting.pop(item, None)
+        priority = self.waiting.get(item)
         if priority is not None:
             level = self._levels[priority]
             del level[item]
+            del self.waiting[item]
             # A level left empty stays until it comes up in pop(), which is cheaper than searching
             # the heap, unless they would become many.
             if not level and len(self._order) > 2 * len(self.waiting) + 8:
                 self._levels = {number: items for number, items in self._levels.items() if items}
-                self._order = [-number for number in self._levels]
-                heapq.heapify(self._order)
+                order = [-number for number in self._levels]
+                heapq.heapify(order)
+                self._order = order
 
     def pop(self) -> T:
         """Take out and return the one that goes next; ``IndexError`` when there is none."""
         while True:
             priority = -self._order[0]
-            level = self._levels[priority]
-            item = next(iter(level), None)
-            if item is not None:
+            level = self._levels.get(priority)
+            item = next(iter(level), None) if level else None
+            if level and item is not None:
                 del level[item]
                 del self.waiting[item]
             if not level:
+                self._levels.pop(priority, None)
                 heapq.heappop(self._order)
-                del self._levels[priority]
             if item is not None:
                 return item

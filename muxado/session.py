@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import socketserver
     from types import TracebackType
 
+    from muxado.protocol import StreamState
+
 __all__ = ["Session", "SessionStats", "client", "server"]
 
 
@@ -91,7 +93,14 @@ class Session:
         if stream_type >= codec.reserved_types:
             raise ValueError(f"stream types from {codec.reserved_types:#x} up are reserved")
         state = self._engine.open(priority=priority, stream_type=stream_type, fin=bool(fin))
-        return Stream(self, self._engine, state)
+        return self._stream(state)
+
+    def _stream(self, state: StreamState) -> Stream:
+        try:
+            return Stream(self, self._engine, state)
+        except BaseException:
+            self._engine.drop(state)  # an exception from outside: nobody will have it
+            raise
 
     def dial(self, address: Any = None, timeout: Any = None, source_address: Any = None) -> Stream:
         """:meth:`open` with the signature of ``socket.create_connection``, to stand in for it.
@@ -113,7 +122,7 @@ class Session:
         timeout = self._timeout
         deadline = time.monotonic() + timeout if timeout else timeout
         state = self._engine.accept(deadline)
-        return Stream(self, self._engine, state), self.getpeername()
+        return self._stream(state), self.getpeername()
 
     def __iter__(self) -> Iterator[Stream]:
         """Yield the peer's streams as they come, until the session ends."""

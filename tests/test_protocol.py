@@ -320,7 +320,7 @@ class TestOpening:
     def test_ids_run_out(self, client: bool) -> None:
         """The heartbeat's own id is never handed out; a new session is the way on."""
         end = End(client=client)
-        end.protocol._next_id = 0x7FFFFFF0 + client  # 2**30 opens later
+        end.protocol.next_id = 0x7FFFFFF0 + client  # 2**30 opens later
         ids = []
         with pytest.raises(StreamsExhausted) as caught:
             for _ in range(20):

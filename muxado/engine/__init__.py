@@ -54,7 +54,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from muxado.engine.describe import describe, describe_stream
 from muxado.engine.read_seat import ReadSeat
-from muxado.engine.shared import Descriptor, Poller, os_error
+from muxado.engine.shared import NOBODY, Descriptor, Poller, os_error
 from muxado.errors import Error, ErrorCode, SessionClosed
 from muxado.protocol import SessionEnd, StreamState
 
@@ -125,80 +125,122 @@ class Engine(ReadSeat):
             self._unpin_locked(stream)
             self._wake_all_locked(stream.readers)
             self._wake_all_locked(stream.writers)
-        if self._abandoned:
+        if self._abandoned and self._silent:
             self._die_locked(ErrorCode.NO_ERROR, None, b"")
+        elif self._abandoned and self._closes_by is None:
+            self._closes_by = time.monotonic() + self.config.linger
+            self._flushers.append(self._writer_waiter)
+            self._stop_locked()
+            return self._pollers_locked()
         return self._announce_locked()
 
     # What streams ask for.
 
     def open(self, *, priority: int, stream_type: int, fin: bool) -> StreamState:
         """A new stream; its SYN rides with its first bytes or follows within a moment."""
-        with self._lock:
-            if self.death is not None or self._closing:
-                raise self.session_error_locked(retryable=True)
-            stream = self.protocol.open(priority=priority, stream_type=stream_type, fin=fin)
-            self._give_ride_locked()
+        protocol = self.protocol
+        stream = None
+        try:
+            with self._lock:
+                if self.death is not None or self._closing:
+                    error = self.session_error_locked(retryable=True)
+                else:
+                    number = protocol.next_id
+                    try:
+                        stream = protocol.open(priority=priority, stream_type=stream_type, fin=fin)
+                    except BaseException:
+                        stream = protocol.streams.get(number)
+                        raise
+                    self._give_ride_locked()
+        except BaseException:
+            if stream is not None:  # an exception from outside: nobody will have it
+                self.drop(stream)
+            raise
+        if stream is None:
+            raise error
         return stream
 
     def end(self, stream: StreamState) -> None:
         """SHUT_WR: FIN goes at once; a send that waits in another thread fails."""
-        with self._lock:
-            if self._may_shut_locked(stream):
+        self._check_may_shut(stream)
+        try:
+            with self._lock:
                 self.protocol.end(stream, urgent=True)
                 self._wake_all_locked(stream.writers)
-        self.push()
+            self.push()
+        except BaseException:
+            self._give_up(None, None, [])
+            raise
 
     def hush(self, stream: StreamState) -> None:
         """SHUT_RD: reads return the end of file from now on."""
-        with self._lock:
-            if self._may_shut_locked(stream):
+        self._check_may_shut(stream)
+        try:
+            with self._lock:
                 self.protocol.hush(stream)
                 self._wake_readers_locked(stream)
-            poller = stream.poller
-        self._follow_up(None if poller is None else [poller])
+                poller = stream.poller
+            self._follow_up(None if poller is None else [poller])
+        except BaseException:
+            self._give_up(None, None, [])
+            raise
 
-    def _may_shut_locked(self, stream: StreamState) -> bool:
+    def _check_may_shut(self, stream: StreamState) -> None:
         if stream.closed:
             raise os_error(errno.EBADF)
         if stream.failure is not None or self.death is not None:
             raise os_error(errno.ENOTCONN)
-        return True
 
     def close_stream(self, stream: StreamState) -> None:
         """The application lets go of it."""
         if self._inside():
             self.drop(stream)
             return
-        with self._lock:
-            stream.write, write = None, stream.write
-            if write is not None:
-                self.protocol.schedule.discard(stream)
-            if self.death is None:
-                self.protocol.close(stream)
-                if self.protocol.ending and not self.protocol.urgent:
-                    self._give_ride_locked()
-            stream.closed = True
-            self._unpin_locked(stream)
-            self._starved.pop(stream, None)
-            self._wake_readers_locked(stream)
-            self._wake_all_locked(stream.writers)
-            pollers = self._announce_locked()
-            self._replace_locked()
-        self._follow_up(pollers)
+        try:
+            with self._lock:
+                stream.write, write = None, stream.write
+                if write is not None:
+                    self.protocol.schedule.discard(stream)
+                if self.death is None:
+                    self.protocol.close(stream)
+                    if self.protocol.ending and not self.protocol.urgent:
+                        self._give_ride_locked()
+                stream.closed = True
+                self._unpin_locked(stream)
+                self._starved.pop(stream, None)
+                self._wake_readers_locked(stream)
+                self._wake_all_locked(stream.writers)
+                pollers = self._announce_locked()
+                self._replace_locked()
+            self._follow_up(pollers)
+        except BaseException:
+            self.drop(stream)  # an exception from outside: it is closed all the same
+            self._give_up(None, None, [])
+            raise
 
     def reset(self, stream: StreamState, code: int) -> None:
         """RST: both directions end at once."""
-        with self._lock:
-            if self.death is None:
-                self.protocol.reset(stream, code)
-                self._wake_readers_locked(stream)
-            pollers = self._announce_locked()
-        self._follow_up(pollers)
+        try:
+            with self._lock:
+                if self.death is None:
+                    self.protocol.reset(stream, code)
+                    self._wake_readers_locked(stream)
+                pollers = self._announce_locked()
+            self._follow_up(pollers)
+        except BaseException:
+            with self._lock:
+                self.protocol.reset(stream, code)  # if that was cut short
+            self._give_up(None, None, [])
+            raise
 
     def prioritise(self, stream: StreamState, priority: int) -> None:
         """Give ``stream`` another place among those that have something to send."""
-        with self._lock:
-            self.protocol.prioritise(stream, priority)
+        try:
+            with self._lock:
+                self.protocol.prioritise(stream, priority)
+        except BaseException:  # from outside: its sender may have to put it there again
+            self._give_up(None, None, [])
+            raise
 
     def drop(self, stream: StreamState) -> None:
         """A finalizer's close: takes no lock, waits for nothing, does no I/O."""
@@ -206,7 +248,7 @@ class Engine(ReadSeat):
         self._rouse()
 
     def abandon(self) -> None:
-        """A finalizer's close of the session."""
+        """Close the session where nobody may wait: in a finalizer, or a handler of a signal."""
         self._abandoned = True
         self._rouse()
 
@@ -279,43 +321,52 @@ class Engine(ReadSeat):
 
     def close(self) -> None:
         """Flush what was written, say GOAWAY, close the connection."""
-        if self._inside():
+        if self._inside() or self._sits_below(reading=True):
             self.abandon()
             return
         deadline = time.monotonic() + self.config.linger
-        with self._lock:
-            first = not self._closing
-            self._closing = True
-            if first and self.death is None:
-                if self.notes is not None:
-                    self.notes.event("closing")
-                self.protocol.refuse_backlog()
-                self.protocol.going_away = True
-                self._wake_all_locked(self._acceptors)
-                self._wake_locked(self._writer_waiter)
-            pollers = self._announce_locked()
-            if self.session_poller is not None:
-                pollers = [*(pollers or ()), self.session_poller]
-        self._follow_up(pollers)
         try:
-            if first:
+            try:
+                with self._lock:
+                    self._stop_locked()
+                    pollers = self._announce_locked()
+                    if self.session_poller is not None:
+                        pollers = [*(pollers or ()), self.session_poller]
+                self._follow_up(pollers)
                 self._wait(self._flushers, self._flushed_locked, deadline)
-        finally:
-            if first:
+            finally:
                 self._die(ErrorCode.NO_ERROR, None, b"")
-        self._await_end(deadline)
+            self._await_end(deadline)
+        except BaseException:
+            self.abandon()  # an exception from outside: it is closed all the same
+            raise
+
+    def _stop_locked(self) -> None:
+        """Take nothing new: what is left is to be flushed."""
+        first, self._closing = not self._closing, True
+        if self.death is None:
+            if first and self.notes is not None:
+                self.notes.event("closing")
+            self.protocol.refuse_backlog()
+            self.protocol.going_away = True
+        self._wake_all_locked(self._acceptors)
+        self._wake_locked(self._writer_waiter)
 
     def kill(self) -> None:
         """Close the connection now."""
         self._silent = True
-        if self._inside():
+        if self._inside() or self._sits_below(reading=True):
             self.abandon()
             return
-        with self._lock:
-            self._closing = True
-            self._die_locked(ErrorCode.SESSION_CLOSED, None, b"")
-        self.transport.shutdown()
-        self._await_end(time.monotonic())
+        try:
+            with self._lock:
+                self._closing = True
+                self._die_locked(ErrorCode.SESSION_CLOSED, None, b"")
+            self.transport.shutdown()
+            self._await_end(time.monotonic())
+        except BaseException:
+            self.abandon()
+            raise
 
     def _await_end(self, deadline: float) -> None:
         """Wait, not for ever, until the threads are gone and the descriptor is given back."""
@@ -336,7 +387,7 @@ class Engine(ReadSeat):
                 with self._lock:
                     self._writer_waiter.acquire(False)
                     if not self._writing:
-                        self._writing = True
+                        self._writing = NOBODY  # and stays so; thread idents are used again
                         break
                 # Whoever writes sees the death before it waits again, or shutdown() has ended
                 # its wait; leaving, it wakes us.
@@ -369,14 +420,8 @@ class Engine(ReadSeat):
                 with self._lock:
                     me.acquire(False)
                     if self._reading in (None, me):
-                        self._reading = me
-                        pollers = [
-                            stream.poller
-                            for stream in self.protocol.streams.values()
-                            if stream.poller is not None
-                        ]
-                        if self.session_poller is not None:
-                            pollers.append(self.session_poller)
+                        self._reading, self._reading_thread = me, NOBODY
+                        pollers = self._pollers_locked()
                         break
                 me.acquire()  # a leader was woken by the death, and wakes us when it leaves
             for poller in pollers:
@@ -482,7 +527,7 @@ class Engine(ReadSeat):
         with self._lock:
             if self.death is not None or self._writing:
                 return
-            self._writing = True  # and stays so
+            self._writing = NOBODY  # and stays so
             self.protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)
             words = self._unsent + self.protocol.control_frames(opening=True)
         with contextlib.suppress(OSError, ValueError):

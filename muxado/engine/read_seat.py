@@ -68,13 +68,15 @@ class ReadSeat(WriteSeat):
         def attempt() -> bool:
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
-                taken.append(take(what))
+                try:
+                    taken.append(take(what))
+                finally:
+                    if stream.buffered != before:
+                        protocol.consumed(stream, before - stream.buffered)
                 if stream.wrote:
                     stream.wrote = False
                     if not stream.local:
                         self._brevity = 0
-                if stream.buffered != before:
-                    protocol.consumed(stream, before - stream.buffered)
                 return True
             if not self._stopped(stream):
                 return False
@@ -82,7 +84,7 @@ class ReadSeat(WriteSeat):
                 self._brevity += 1
             return True
 
-        seated = defers = False
+        seated = defers = timed_out = False
         answered = stream.wrote
         try:
             with self._lock:
@@ -103,30 +105,30 @@ class ReadSeat(WriteSeat):
                             defers = True
                         else:
                             seated = True
-                            self._reading, self._leading = taken, stream
+                            self._leading = stream
                             self._sittings += 1
+                            self._reading, self._reading_thread = taken, get_ident()
             if seated:
                 done = self._lead(attempt, deadline)
-        finally:
-            if seated and self._reading is taken:  # an exception came in between
-                with self._lock:
-                    self._reading = None
-                    self._pass_seat_locked()
-        if not done:
+            if not done and deadline != 0:
+                if protocol.urgent:
+                    self.push()
+                assert stream.readers is not None
+                done = self._wait(
+                    stream.readers, attempt, deadline, reads=True, yielded=seated or defers
+                )
+                timed_out = not done
+            if stream.poller is not None:
+                stream.poller.sync()
             if protocol.urgent:
                 self.push()
-            if deadline == 0:
-                raise os_error(errno.EAGAIN)
-            assert stream.readers is not None
-            yielded = seated or defers
-            if not self._wait(stream.readers, attempt, deadline, reads=True, yielded=yielded):
-                raise TimeoutError("timed out")
-        if stream.poller is not None:
-            stream.poller.sync()
-        if protocol.urgent:
-            self.push()
+        except BaseException:
+            self._give_up(taken, None, [])
+            raise
         if taken:
             return taken[0]
+        if not done:
+            raise TimeoutError("timed out") if timed_out else os_error(errno.EAGAIN)
         with self._lock:
             self._raise_failure_locked(stream)
         return nothing
@@ -176,21 +178,28 @@ class ReadSeat(WriteSeat):
             return bool(protocol.backlog) or self.death is not None or self._closing
 
         while True:
-            with self._lock:
-                stream = None if self._closing else protocol.accept()
-                if stream is None and (self.death is not None or self._closing):
-                    self._told = True
-                    self._wake_all_locked(self._watchers)
-                    error = self.session_error_locked()
-                else:
-                    error = None
-                poller = self.session_poller
-            if stream is not None or error is not None:
-                if poller is not None:
+            stream = None
+            try:
+                with self._lock:
+                    stream = None if self._closing else protocol.accept()
+                    over = stream is None and (self.death is not None or self._closing)
+                    if over:
+                        self._told = True
+                        self._wake_all_locked(self._watchers)
+                    poller = self.session_poller
+                if poller is not None and (stream is not None or over):
                     poller.sync()
+            except BaseException:
                 if stream is not None:
-                    return stream
-                assert error is not None
+                    with self._lock:
+                        protocol.unaccept(stream)
+                self._give_up(None, None, [])
+                raise
+            if stream is not None:
+                return stream
+            if over:
+                with self._lock:
+                    error = self.session_error_locked()
                 raise error
             if deadline == 0:
                 raise os_error(errno.EAGAIN)
@@ -211,7 +220,8 @@ class ReadSeat(WriteSeat):
     def _lead(self, ready: Callable[[], object], deadline: float | None) -> bool:
         """Read for everybody until ``ready()``, asked under the lock, is true.
 
-        The seat is ours, and free on return; false if ``ready`` was never true.
+        The seat is ours, and free on return; false if ``ready`` was never true. The caller frees
+        it when an exception comes out of here.
         """
         transport = self.transport
         while True:
@@ -219,27 +229,22 @@ class ReadSeat(WriteSeat):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is None or left > 0:
                     self._await_bytes(left)
-            try:
-                count = self._receive()
-                with self._lock:
-                    pollers = self._dispatch_locked(count)
-                    done = bool(ready())
-                    if self._late and not done:
-                        self._wake_late_locked()
-                    leave = (
-                        done
-                        or self._woke
-                        or self._pins > 0
-                        or (deadline is not None and time.monotonic() >= deadline)
-                    )
-                    if leave:
-                        self._woke = False
-                        self._reading = None
-                        self._pass_seat_locked()
-            except BaseException as error:
-                # Bytes were read that no one will parse: the rest would make no sense.
-                self._die(ErrorCode.INTERNAL_ERROR, error, b"")
-                raise
+            count = self._receive()
+            with self._lock:
+                pollers = self._dispatch_locked(count)
+                done = bool(ready())
+                if self._late and not done:
+                    self._wake_late_locked()
+                leave = (
+                    done
+                    or self._woke
+                    or self._pins > 0
+                    or (deadline is not None and time.monotonic() >= deadline)
+                )
+                if leave:
+                    self._woke = False
+                    self._reading = None
+                    self._pass_seat_locked()
             if pollers is not None or self.protocol.urgent or transport.pending:
                 self._follow_up(pollers)
             if leave:
@@ -284,14 +289,15 @@ class ReadSeat(WriteSeat):
 
     def _dispatch_locked(self, count: int | None) -> list[Poller] | None:
         """Give what was read to its streams and wake whom it concerns."""
-        self._receiving = False
         self._woke = False
         if self.death is not None or count is None or count < 0:
+            self._receiving = False
             return None
         protocol = self.protocol
         self._received += count
         self._heard = True
         if count == 0:
+            self._receiving = False
             self._connection_ended_locked()
             return None
         try:
@@ -303,6 +309,7 @@ class ReadSeat(WriteSeat):
                 self._connection_ended_locked()
             else:
                 self._die_locked(error.code, error, b"")
+        self._receiving = False
         if protocol.beat_answered:
             protocol.beat_answered = False
             self.latency = time.monotonic() - self._asked
@@ -355,7 +362,7 @@ class ReadSeat(WriteSeat):
                     sit = free and (pinned or (unused and (nudged or not self._willing)))
                     nudged = False
                     if sit:
-                        self._reading = me
+                        self._sit_locked(me)
                     elif pinned:
                         self.transport.wake()  # the one who leads leaves, and wakes us
                         self._reader_parked, pause = True, None

@@ -7,9 +7,11 @@ import errno
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
 
@@ -22,13 +24,28 @@ if TYPE_CHECKING:
     from muxado.config import Config
     from muxado.transport import Transport
 
-__all__ = ["Descriptor", "Poller", "Shared", "bounded", "new_waiter", "os_error"]
+__all__ = [
+    "NOBODY",
+    "REENTERED",
+    "Descriptor",
+    "Poller",
+    "Shared",
+    "bounded",
+    "new_waiter",
+    "os_error",
+]
 
 #: Bytes read at a time.
 READ = 262144
 #: Bytes of one frame at most, where the version of the wire allows as many.
 _FRAME_SHARED = 16384
 _FRAME_ALONE = 131072
+
+#: What is said to those who would otherwise wait for ever.
+REENTERED = "a signal handler or a finalizer uses a session that its own thread is inside of"
+
+#: The thread in a seat that is taken for good.
+NOBODY = -1
 
 _numbers = itertools.count(1)
 
@@ -76,6 +93,9 @@ class Shared:
         #: Why the session is over, once it is. Set once, under _lock.
         self.death: SessionEnd | None = None
         self._closing = False  # guarded by _lock: close() was called
+        #: Guarded by _lock: the session was dropped, or closed where nobody may wait, and the
+        #: writer thread ends it once it is flushed, or then (seconds, monotonic).
+        self._closes_by: float | None = None
         self._silent = False  # guarded by _lock: no last words
         self._told = False  # guarded by _lock: accept() has reported the end
         #: A loop in serve() is to be woken again and again until it looks at why.
@@ -84,7 +104,7 @@ class Shared:
         self._inline = transport.polled
         #: States of streams that were dropped without close(); append and popleft only.
         self._dropped: collections.deque[StreamState] = collections.deque()
-        self._abandoned = False  # set once, without the lock: the session was dropped
+        self._abandoned = False  # set once, without the lock: see abandon()
 
         # Waiting; all guarded by _lock.
         self._waiters: dict[threading.Lock, None] = {}  # everybody who waits
@@ -97,6 +117,7 @@ class Shared:
 
         # The read seat.
         self._reading: object | None = None  # guarded by _lock: who sits, None if free
+        self._reading_thread = 0  # guarded by _lock: and in which thread, if anybody
         self._leading: StreamState | None = None  # guarded by _lock: whose read() sat down last
         self._sittings = 0  # guarded by _lock: how often a caller sat down
         self._woke = False  # guarded by _lock: the last dispatch woke somebody who reads
@@ -113,7 +134,8 @@ class Shared:
         self._acceptor = 0  # the thread that last waited in accept()
 
         # The write seat.
-        self._writing = False  # guarded by _lock: somebody sits
+        self._writing = 0  # guarded by _lock: the thread that sits, 0 if it is free
+        self._midway = False  # the seat's: frames were taken that are neither written nor put off
         self._jammed = False  # guarded by _lock: and waits for the connection to take more
         #: Of the last time that it did, guarded by _lock: since when, who, with how many bytes.
         self._jam: tuple[float, str, int] | None = None
@@ -130,7 +152,7 @@ class Shared:
         self.session_poller: Poller | None = None  # guarded by _lock
         #: The last heartbeat's round trip in seconds.
         self.latency: float | None = None
-        #: The seat's: bytes may have been read that have not been dispatched.
+        #: The seat's: bytes may have been read that have not been parsed.
         self._receiving = False
         self._look_due = 0.0  # guarded by _lock: when the heartbeat's clock must look again
         self._heard = False  # guarded by _lock: bytes came since the clock last looked
@@ -165,15 +187,22 @@ class Shared:
         """
         waiter: threading.Lock | None = None
         reads = reads and self._inline
+        led = False
         self._check_reentry()
+        if self._sits_below(reading=reads or crowd is self._watchers or crowd is self._drainers):
+            raise RuntimeError(REENTERED)
         try:
             while True:
                 with self._lock:
-                    if ready():
-                        return True
+                    done = led or bool(ready())
                     left = None if deadline is None else deadline - time.monotonic()
-                    if left is not None and left <= 0:
-                        return False
+                    if done or (left is not None and left <= 0):
+                        if waiter is not None:
+                            self._dismiss_locked(waiter, crowd)
+                            self._pass_seat_locked()
+                            if sends:
+                                self._pass_pen_locked()
+                        return done
                     if waiter is None:
                         waiter = self._spare.pop() if self._spare else new_waiter()
                         self._waiters[waiter] = None
@@ -186,14 +215,13 @@ class Shared:
                         if self._reading is None and not self._pins and not yielded:
                             leads = True
                             self._willing.pop(waiter, None)
-                            self._reading = waiter
+                            self._sit_locked(waiter)
                             self._sittings += 1
                         else:
                             self._willing[waiter] = None
                             self._pass_seat_locked()
                 if leads:
-                    if self._lead(ready, deadline):
-                        return True
+                    led = self._lead(ready, deadline)
                     yielded = True
                 else:
                     if self._late:
@@ -201,21 +229,99 @@ class Shared:
                             self._wake_late_locked()
                     waiter.acquire(True, bounded(left))
                     yielded = False
-        finally:
-            if waiter is not None:
+        except BaseException:
+            self._give_up(waiter, waiter, crowd)
+            raise
+
+    def _sit_locked(self, who: object) -> None:
+        """Take the read seat."""
+        self._reading, self._reading_thread = who, get_ident()
+
+    def _dismiss_locked(self, waiter: threading.Lock, crowd: list[threading.Lock]) -> None:
+        """Nobody waits with ``waiter`` any more."""
+        self._willing.pop(waiter, None)
+        self._senders.pop(waiter, None)
+        if waiter in crowd:
+            crowd.remove(waiter)
+        if self._waiters.pop(waiter, self) is None:  # else an exception struck below
+            waiter.acquire(False)
+            self._spare.append(waiter)
+
+    # Exceptions of signals' handlers. They strike where a function begins, where a loop goes back
+    # and behind every call, so in any caller's code and in any of its `finally` clauses. What a
+    # caller does while others depend on it stands therefore, from before it takes a seat until it
+    # has left it, in a `try` whose `except` gives back what is the caller's by the session's
+    # state, not by what the caller remembers. Nobody raises in there to say something.
+
+    def _give_up(
+        self, seat: object, waiter: threading.Lock | None, crowd: list[threading.Lock]
+    ) -> None:
+        """An exception takes away one who may sit in the read seat as ``seat``, or wait."""
+        self._put_right(seat, waiter, crowd, writing=False)
+
+    def _drop_pen(self) -> None:
+        """An exception takes away one who may be writing."""
+        self._put_right(None, None, [], writing=True)
+
+    def _put_right(
+        self,
+        seat: object,
+        waiter: threading.Lock | None,
+        crowd: list[threading.Lock],
+        *,
+        writing: bool,
+    ) -> None:
+        """Free what an interrupted caller had, then have everybody look again.
+
+        Any wake-up may have got lost that it owed, and any descriptor may be out of date.
+        """
+        if self._lock._is_owned():
+            return  # a handler or finalizer inside the lock: nothing was its own
+        error = sys.exc_info()[1]
+        for _ in range(2):  # for the case that one more exception strikes
+            try:
                 with self._lock:
-                    self._waiters.pop(waiter, None)
-                    self._willing.pop(waiter, None)
-                    if waiter in crowd:
-                        crowd.remove(waiter)
-                    if self._reading is waiter:
+                    if writing and self._writing == get_ident():
+                        self._jammed = False
+                        if self._midway:
+                            # How much was written is not known, so nothing can follow it.
+                            self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+                            self._broken = (time.monotonic(), os_error(errno.EPROTO))
+                            self._midway = False
+                        self._writing = 0
+                    if seat is not None and self._reading is seat:
+                        if self._receiving:
+                            # Bytes were read that no one will parse: the rest makes no sense.
+                            self._receiving = False
+                            self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
                         self._reading = None
-                    waiter.acquire(False)
-                    self._spare.append(waiter)
-                    self._pass_seat_locked()
-                    if sends:
-                        self._senders.pop(waiter, None)
-                        self._pass_pen_locked()
+                    if waiter is not None:
+                        self._dismiss_locked(waiter, crowd)
+                    self._wake_everybody_locked()
+                    pollers = self._pollers_locked()
+                for poller in pollers:
+                    poller.sync()
+                break
+            except BaseException as another:
+                error = another
+
+    def _pollers_locked(self) -> list[Poller]:
+        """Every descriptor that is in use."""
+        states = self.protocol.streams.values()
+        pollers = [stream.poller for stream in states if stream.poller is not None]
+        if self.session_poller is not None:
+            pollers.append(self.session_poller)
+        return pollers
+
+    def _sits_below(self, *, reading: bool) -> bool:
+        """Whether this very thread has a seat: we are in a handler of a signal that came there.
+
+        What it would wait for may be in that seat's gift.
+        """
+        me = get_ident()
+        if self._writing == me:
+            return True
+        return reading and self._reading is not None and self._reading_thread == me
 
     def _inside(self) -> bool:
         """Whether this very thread is in a critical section: we are in a handler or finalizer."""
@@ -223,9 +329,7 @@ class Shared:
 
     def _check_reentry(self) -> None:
         if self._inside():
-            raise RuntimeError(
-                "a signal handler or a finalizer uses a session that its own thread is inside of"
-            )
+            raise RuntimeError(REENTERED)
 
     def _wake_locked(self, waiter: threading.Lock) -> None:
         """Wake ``waiter`` from its sleep, or from the connection if it leads."""
@@ -388,6 +492,9 @@ class Shared:
             self._last_byte = self._sent
         if self._jammed:
             self.transport.shutdown()  # a connection that is full takes no last words either
+        self._wake_everybody_locked()
+
+    def _wake_everybody_locked(self) -> None:
         for waiter in self._waiters:
             self._wake_locked(waiter)
         if self._reading is not None:

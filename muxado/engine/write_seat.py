@@ -6,9 +6,10 @@ import errno
 import logging
 import threading
 import time
+from threading import get_ident
 from typing import TYPE_CHECKING
 
-from muxado.engine.shared import Poller, Shared, bounded, os_error
+from muxado.engine.shared import REENTERED, Poller, Shared, bounded, os_error
 from muxado.errors import ErrorCode, HeartbeatTimeout
 from muxado.protocol import StreamState
 
@@ -45,11 +46,12 @@ _LISTEN = 0.005
 class Write:
     """Bytes that wait to be sent: a caller's own memory until they go out."""
 
-    __slots__ = ("data", "sent")
+    __slots__ = ("data", "sent", "thread")
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
         self.sent = 0
+        self.thread = get_ident()
 
 
 class WriteSeat(Shared):
@@ -68,9 +70,11 @@ class WriteSeat(Shared):
         # Budget of the common case, a small message: two turns of the lock, one system call,
         # no other thread.
         self._check_reentry()
+        if self._writing == get_ident():
+            raise RuntimeError(REENTERED)
         size = len(data)
         protocol = self.protocol
-        seated = framed = False
+        seated = False
         try:
             with self._lock:
                 if (
@@ -86,7 +90,8 @@ class WriteSeat(Shared):
                     and self.death is None
                     and self._broken is None
                 ):
-                    seated = self._writing = True
+                    seated = self._midway = True
+                    self._writing = get_ident()
                     head = b""
                     if protocol.urgent or protocol.ending:
                         head = protocol.control_frames(opening=False)
@@ -94,22 +99,20 @@ class WriteSeat(Shared):
                     stream.wrote = True
             if seated:
                 frame: list[Buffer] = [head + data] if size <= _JOIN_UP_TO else [head, data]
-                framed = True
-                if self._transmit(frame, len(head) + size, deadline):
-                    return size
-                with self._lock:
-                    if self._broken is None:
-                        self._check_writable_locked(stream)
-                        return size  # put off: the writer thread has it
-        except BaseException as error:
-            if seated and not framed:
-                self._die(ErrorCode.INTERNAL_ERROR, error, b"")
-            raise
-        finally:
-            if seated:
+                done = self._transmit(frame, len(head) + size, deadline)
                 self._leave_pen()
                 if stream.poller is not None:
                     stream.poller.sync()
+        except BaseException:
+            self._drop_pen()
+            raise
+        if seated:
+            if done:
+                return size
+            with self._lock:
+                if self._broken is None:
+                    self._check_writable_locked(stream)
+                    return size  # put off: the writer thread has it
         view = data if isinstance(data, memoryview) else memoryview(data)
         return self._write_slowly(stream, view, deadline, whole=whole)
 
@@ -148,15 +151,16 @@ class WriteSeat(Shared):
                 seated = False
                 with self._lock:
                     late = deadline is not None and time.monotonic() >= deadline
-                    if over() or late:
+                    before = stream.write
+                    reentered = (
+                        before is not None and before is not write and before.thread == write.thread
+                    )
+                    if over() or late or reentered:
                         # From here on nobody sends more of it: what is reported is what went.
-                        self._withdraw_locked(stream, write)
-                        if write.sent == size or (write.sent and not whole):
-                            return write.sent
-                        self._check_writable_locked(stream)
-                        raise TimeoutError("timed out")
+                        self._retire_locked(stream, write)
+                        break
                     broken = self._broken is not None
-                    if stream.write is None:
+                    if before is None:
                         stream.write = write
                         stream.wrote = True
                     mine = stream.write is write
@@ -167,7 +171,8 @@ class WriteSeat(Shared):
                         if not self._inline:
                             self._wake_locked(self._writer_waiter)
                         elif not self._writing:
-                            seated = self._writing = True
+                            seated = True
+                            self._writing = get_ident()
                 if seated:
                     self._pump(stream, write, deadline, whole=whole)
                 elif broken:
@@ -176,14 +181,29 @@ class WriteSeat(Shared):
                     self._wait(crowd, window, deadline, reads=True)
                 else:
                     self._wait(crowd, turn, deadline, sends=mine)
-        finally:
-            with self._lock:
-                self._withdraw_locked(stream, write)
-                self._wake_all_locked(crowd)
-                if self._flushers:
-                    self._pass_pen_locked()
             if stream.poller is not None:
                 stream.poller.sync()
+        except BaseException:
+            try:
+                with self._lock:
+                    self._retire_locked(stream, write)
+            finally:
+                self._drop_pen()
+            raise
+        if write.sent == size or (write.sent and not whole):
+            return write.sent
+        with self._lock:
+            self._check_writable_locked(stream)
+        if reentered:
+            raise RuntimeError(REENTERED)
+        raise TimeoutError("timed out")
+
+    def _retire_locked(self, stream: StreamState, write: Write) -> None:
+        """``write`` is over, whatever came of it: it is another's turn."""
+        self._withdraw_locked(stream, write)
+        self._wake_all_locked(stream.writers)
+        if self._flushers:
+            self._pass_pen_locked()
 
     def _withdraw_locked(self, stream: StreamState, write: Write) -> None:
         if stream.write is write:
@@ -235,16 +255,22 @@ class WriteSeat(Shared):
 
     def push(self, *, always: bool = False) -> None:
         """Send what is owed if that needs no waiting; else leave it to who writes next."""
-        with self._lock:
-            if self._writing or self.death is not None or not (always or self._owed_locked()):
-                return  # whoever sits looks again before it leaves
-            if self._broken is not None:
-                return  # nothing can follow what was lost
-            if not self._inline:
-                self._wake_locked(self._writer_waiter)
-                return
-            self._writing = True
-        self._pump(None, None, 0.0, whole=True)
+        if self._writing == get_ident():
+            return  # a handler's thread: it looks again before it leaves
+        try:
+            with self._lock:
+                if self._writing or self.death is not None or not (always or self._owed_locked()):
+                    return  # whoever sits looks again before it leaves
+                if self._broken is not None:
+                    return  # nothing can follow what was lost
+                if not self._inline:
+                    self._wake_locked(self._writer_waiter)
+                    return
+                self._writing = get_ident()
+            self._pump(None, None, 0.0, whole=True)
+        except BaseException:
+            self._drop_pen()
+            raise
 
     def _owed_locked(self) -> bool:
         """Something must go at once that no caller waits to send."""
@@ -262,26 +288,25 @@ class WriteSeat(Shared):
     ) -> None:
         """In the write seat: send batches until ``write`` is out; the seat is free on return.
 
-        Without ``write``, until nothing is left that can be sent.
+        Without ``write``, until nothing is left that can be sent. The caller frees the seat when
+        an exception comes out of here.
         """
-        try:
-            while True:
-                with self._lock:
-                    if self.death is not None:
-                        return
-                    if (
-                        stream is not None
-                        and write is not None
-                        and (stream not in self.protocol.schedule or (write.sent > 0 and not whole))
-                    ):
-                        return
-                    buffers = self._batch_locked(write)
-                if not buffers and not self.transport.pending:
-                    return
-                if not self._transmit(buffers, sum(map(len, buffers)), deadline):
-                    return
-        finally:
-            self._leave_pen()
+        while True:
+            with self._lock:
+                if self.death is not None:
+                    break
+                if (
+                    stream is not None
+                    and write is not None
+                    and (stream not in self.protocol.schedule or (write.sent > 0 and not whole))
+                ):
+                    break
+                buffers = self._batch_locked(write)
+            if not buffers and not self.transport.pending:
+                break
+            if not self._transmit(buffers, sum(map(len, buffers)), deadline):
+                break
+        self._leave_pen()
 
     def _batch_locked(self, write: Write | None) -> list[Buffer]:
         """The best next frames, what was left over first. They count as sent.
@@ -290,6 +315,7 @@ class WriteSeat(Shared):
         """
         protocol = self.protocol
         schedule = protocol.schedule
+        self._midway = True
         try:
             buffers: list[Buffer] = []
             size = 0
@@ -323,6 +349,7 @@ class WriteSeat(Shared):
                 if waiting.sent == len(waiting.data):
                     stream.write = None
                 self._wake_all_locked(stream.writers)
+            self._midway = bool(buffers)
             return buffers
         except BaseException as error:
             self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
@@ -331,18 +358,21 @@ class WriteSeat(Shared):
     def _transmit(self, buffers: list[Buffer], size: int, deadline: float | None) -> bool:
         """Write ``buffers``; false if the rest was put off (past ``deadline``) or lost (death)."""
         transport = self.transport
-        waiting = False
+        sending = False
         try:
             while True:
                 if transport.short is not self.protocol.mixed:
                     transport.keep_short(self.protocol.mixed)
+                sending = True
                 sent = transport.send(buffers)
                 size -= sent
                 self._sent += sent
                 if not size and not transport.pending:
+                    self._midway = False
                     return True
                 if sent:
                     _advance(buffers, sent)
+                sending = False
                 left = None if deadline is None else deadline - time.monotonic()
                 with self._lock:
                     if self.death is not None or (left is not None and left <= 0):
@@ -352,18 +382,21 @@ class WriteSeat(Shared):
                     since = time.monotonic()
                     self._jammed = True
                     self._jam = (since, threading.current_thread().name, size)
-                waiting = True
                 transport.wait_writable(left)
-                waiting = False
                 with self._lock:
                     self._jammed = False
                     self._jam_time += time.monotonic() - since
-        except (OSError, ValueError) as error:
-            # How the connection ended is for the read side to find out: what the peer said
-            # before, a GOAWAY with its reason above all, can still be read. The session lives
-            # until the read side sees the end too, or for _BROKEN seconds.
+        except BaseException as error:
             with self._lock:
                 self._jammed = False
+                if not sending and self._midway:  # nothing was being written: all is as it was
+                    self._put_off_locked(buffers)
+                if not sending or not isinstance(error, (OSError, ValueError)):
+                    raise  # while sending: how much was written is not known, see _put_right()
+                # How the connection ended is for the read side to find out: what the peer said
+                # before, a GOAWAY with its reason above all, can still be read. The session
+                # lives until the read side sees the end too, or for _BROKEN seconds.
+                self._midway = False
                 if self._broken is None:
                     failure = error if isinstance(error, OSError) else os_error(errno.EBADF)
                     self._broken = (time.monotonic(), failure)
@@ -373,25 +406,16 @@ class WriteSeat(Shared):
                     self._wake_locked(waiter)
                 self._wake_locked(self._writer_waiter)
             return False
-        except BaseException as error:
-            with self._lock:
-                self._jammed = False
-                if waiting:  # nothing was being written: all is as it was
-                    self._put_off_locked(buffers)
-                else:
-                    # How much was written is not known, so nothing can follow it.
-                    self._broken = (time.monotonic(), os_error(errno.EPROTO))
-                    self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
-            raise
 
     def _put_off_locked(self, buffers: list[Buffer]) -> None:
         """Keep what the connection has not taken; it goes before anything else."""
         self._unsent[:0] = b"".join(buffers)
+        self._midway = False
 
     def _leave_pen(self) -> None:
         protocol = self.protocol
         with self._lock:
-            self._writing = self._jammed = False
+            self._writing, self._jammed = 0, False
             if not (
                 self._unsent
                 or self._scheduled
@@ -470,6 +494,10 @@ class WriteSeat(Shared):
                     me.acquire(False)
                     if self._dropped or self._abandoned:
                         pollers = self._collect_locked()
+                    if self._closes_by is not None and (
+                        self._flushed_locked() or time.monotonic() >= self._closes_by
+                    ):
+                        self._die_locked(ErrorCode.NO_ERROR, None, b"")
                     if self.death is not None:
                         break
                     self._writer_parked = False
@@ -489,7 +517,8 @@ class WriteSeat(Shared):
                             self._die_locked(ErrorCode.PEER_EOF, self._broken[1], b"")
                             break
                     elif now and not self._writing:
-                        seated = self._writing = True
+                        seated = True
+                        self._writing = get_ident()
                     elif lazy and not self._writing:  # else whoever writes takes it along
                         pause, riding, idle = _RIDE, True, 0
                     elif riding and idle < _IDLE_RIDES and not self._writing:
@@ -500,6 +529,9 @@ class WriteSeat(Shared):
                         self._writer_parked = True
                     if beat is not None:
                         pause = beat if pause is None else min(pause, beat)
+                    if self._closes_by is not None:
+                        left = self._closes_by - time.monotonic()
+                        pause = left if pause is None else min(pause, left)
                 for poller in pollers or ():
                     poller.sync()
                 if silent:
@@ -512,6 +544,7 @@ class WriteSeat(Shared):
                     me.acquire(True, bounded(pause))
         except BaseException as error:
             self._die(ErrorCode.INTERNAL_ERROR, error, b"")
+            self._drop_pen()
             log.exception("%s: the writer thread failed", self.name)
         finally:
             self._speak_last()
