@@ -87,6 +87,8 @@ _WASTED = 5
 #: A GOAWAY, of which one is enough.
 _FAREWELL = 100
 
+_NOTHING = memoryview(b"")
+
 #: The highest ids are not handed out: one of them is the heartbeat's probe.
 _LAST_ID = 0x7FFFFFFD
 
@@ -532,6 +534,38 @@ class Protocol:
             self._tell(stream)
         if self._untyped or self.services:
             self._look_inside(stream)
+
+    def under_way(self, stream: StreamState) -> int:
+        """How many bytes of a DATA frame are still to come that a reader of ``stream`` may take
+        from the connection itself: there are none before them.
+        """
+        if (
+            self._current is not stream
+            or stream.buffered
+            or stream.deaf
+            or stream.closed
+            or stream.failure is not None
+        ):
+            return 0
+        return self.codec.data_left
+
+    def taken(self, stream: StreamState, count: int) -> bool:
+        """A reader took ``count`` bytes of those :meth:`under_way`; false if ``stream`` has ended
+        meanwhile and they are nobody's.
+        """
+        last = self.codec.passed(count)
+        if stream.closed or stream.failure is not None or stream.deaf:
+            self.on_more(_NOTHING, last)
+            if stream.deaf:
+                self.consumed(stream, count)
+            return False
+        self.consumed(stream, count)
+        if last:
+            self._current = None
+            stream.fin_in = self._current_fin
+            if stream.fin_in and stream.readers:
+                self._tell(stream)
+        return True
 
     def _look_inside(self, stream: StreamState) -> None:
         """Bytes have come that may not be the application's: a type, or a heartbeat."""

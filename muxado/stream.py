@@ -207,7 +207,8 @@ class Stream:
             if not view:
                 return 0
             state = self._state
-            return self._engine.read(state, state.take_into, view, 0, self._deadline())
+            deadline = self._deadline()
+            return self._engine.read(state, state.take_into, view, 0, deadline, into=view)
         finally:
             view.release()
 

@@ -129,6 +129,7 @@ class Shared:
         #: The seat's: read before waiting. More is likely there after a large read, and at first,
         #: since a TLS handshake may have read what came behind it.
         self._eager = True
+        self._header_next = False  # the seat's: see _aim()
         self._patience = 1  # the seat's: see _await_bytes()
         self._brevity = 0  # guarded by _lock: short streams in a row, see _defers_locked()
         self._acceptor = 0  # the thread that last waited in accept()

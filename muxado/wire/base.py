@@ -5,7 +5,10 @@ from __future__ import annotations
 import abc
 from typing import Protocol
 
-__all__ = ["MAX_DEBUG", "Codec", "Handler", "guess_other"]
+__all__ = ["HEADER", "MAX_DEBUG", "Codec", "Handler", "guess_other"]
+
+#: Bytes of a frame's header, in every version.
+HEADER = 8
 
 #: Debug bytes are for people; what a peer sends beyond this is dropped, not collected.
 MAX_DEBUG = 4096
@@ -102,6 +105,16 @@ class Codec(abc.ABC):
     def mid_frame(self) -> bool:
         """Whether the bytes so far end inside a frame."""
         return bool(self._partial or self._data_left or self._skip_left)
+
+    @property
+    def data_left(self) -> int:
+        """Bytes still to come of the DATA body under way."""
+        return self._data_left
+
+    def passed(self, count: int) -> bool:
+        """``count`` bytes of the body under way are read elsewhere; true when it is complete."""
+        self._data_left -= count
+        return not self._data_left
 
     def feed(self, data: memoryview) -> None:
         """Parse ``data``, the next bytes of the connection.
