@@ -922,7 +922,10 @@ class Protocol:
         if self.grants:
             now = self._clock()
             for stream in self.grants:
-                increment = self.windows.update(stream.receive, now)
+                if stream.closed:
+                    increment = stream.receive.grant()
+                else:
+                    increment = self.windows.update(stream.receive, now)
                 if increment:
                     frames += codec.window(stream.id, increment)
                     count += 1
@@ -1066,7 +1069,9 @@ class Protocol:
         self._late_credit += stream.send.most - stream.send.left
         self.windows.closed(stream.receive)
         self.services.pop(stream, None)
-        self.grants.pop(stream, None)
+        if stream.receive.left or stream.fin_in or stream.failure is not None:
+            self.grants.pop(stream, None)
+        # else the peer could not even send what would tell it that nobody reads any more
         self._says.pop(stream, None)
         self._untyped.pop(stream, None)
         if not stream.local and self.backlog.pop(stream.id, None) is not None:

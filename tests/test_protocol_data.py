@@ -164,6 +164,19 @@ class TestReceiveWindow:
         end.read(stream, 90)
         assert end.quiet()
 
+    def test_a_grant_that_the_close_of_the_stream_overtakes(self) -> None:
+        """The peer's window is used up: it must be able to send, and be told that nobody reads."""
+        end = End(window=100, max_window=1000)
+        stream = end.accepted(3, bytes(100))
+        end.read(stream, 100)
+        assert end.protocol.windows.promised == 100
+        end.protocol.close(stream)
+        assert end.protocol.windows.promised == 0
+        assert end.sent() == [("WNDINC", 3, 100), ("DATA", 3, 0, True, b"")]
+        assert end.protocol.windows.promised == 0
+        end.feed(data(3, b"anybody there?"))
+        assert end.sent() == [("RST", 3, ErrorCode.STREAM_CLOSED)]
+
     def test_no_grant_for_a_stream_that_was_closed(self) -> None:
         end = End(window=100, max_window=100)
         stream = end.accepted(3, bytes(90))
