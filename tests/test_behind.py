@@ -1,0 +1,139 @@
+"""Small messages left to the one who is writing: nobody waits for a turn, nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import muxado
+
+from .conformance.crew import Crew
+from .gates import Gate, before
+from .support import RawPeer, until
+
+DATA, SYN = 1, 0x2
+
+
+class Held:
+    """A session whose next write to the connection stops at a gate, with the seat taken."""
+
+    def __init__(self, peer: RawPeer, crew: Crew, gate: Gate, patch: pytest.MonkeyPatch) -> None:
+        self.session = peer.session
+        self.first, self.second = peer.session.open(), peer.session.open()
+        self.first.sendall(b"SYN and all")
+        self.second.sendall(b"SYN and all")
+        for stream in (self.first, self.second):
+            assert peer.expect(DATA, stream.id).flags & SYN
+        stops = iter([gate.stop])
+        before(patch, peer.session._engine.transport, "send", lambda *_: next(stops, int)())
+        self.writing = crew.start(self.first.sendall, b"held")
+        gate.reached()
+
+
+@pytest.fixture
+def peer(raw: Callable[..., RawPeer]) -> RawPeer:
+    return raw(client=True)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    with Gate() as gate:
+        yield gate
+
+
+def test_a_small_message_does_not_wait_for_its_turn(
+    peer: RawPeer, crew: Crew, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(peer, crew, gate, monkeypatch)
+    held.second.sendall(b"one")
+    assert held.second.send(b"two") == 3
+    gate.open()
+    held.writing.result()
+    bodies = [peer.expect(DATA, stream_id).body for stream_id in (held.first.id,)]
+    bodies += [peer.expect(DATA, held.second.id).body for _ in range(2)]
+    assert bodies == [b"held", b"one", b"two"]
+    for stream in (held.first, held.second):
+        stream.close()
+
+
+def test_a_large_one_waits_and_goes_behind_the_small(
+    peer: RawPeer, crew: Crew, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(peer, crew, gate, monkeypatch)
+    held.second.sendall(b"small")
+    large = crew.start(held.second.sendall, bytes(10_000))
+    until(lambda: held.second._state.write is not None)
+    gate.open()
+    held.writing.result()
+    large.result()
+    assert peer.expect(DATA, held.first.id).body == b"held"
+    got = b""
+    while len(got) < 10_005:
+        got += peer.expect(DATA, held.second.id).body
+    assert got == b"small" + bytes(10_000)
+    for stream in (held.first, held.second):
+        stream.close()
+
+
+def test_what_may_be_left_is_bounded(
+    peer: RawPeer, crew: Crew, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(peer, crew, gate, monkeypatch)
+    sent = 0
+
+    def send() -> None:
+        nonlocal sent
+        for _ in range(100):
+            held.second.sendall(bytes(1000))
+            sent += 1
+
+    sending = crew.start(send)
+    until(lambda: held.second._state.write is not None)
+    assert 16 <= sent < 20
+    gate.open()
+    held.writing.result()
+    got = {held.first.id: 0, held.second.id: 0}
+    while sum(got.values()) < 100_004:
+        frame = peer.read()
+        assert frame is not None
+        got[frame.stream_id] += len(frame.body)
+    sending.result()
+    for stream in (held.first, held.second):
+        stream.close()
+
+
+@pytest.mark.parametrize("end", ["close", "shutdown"])
+def test_the_end_of_a_stream_goes_behind_what_it_left(
+    peer: RawPeer, crew: Crew, gate: Gate, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    held = Held(peer, crew, gate, monkeypatch)
+    held.second.sendall(b"last words")
+    calls: dict[str, Callable[[], Any]] = {
+        "close": held.second.close,
+        "shutdown": held.second.close_write,
+    }
+    calls[end]()
+    gate.open()
+    held.writing.result()
+    peer.expect(DATA, held.first.id)
+    assert peer.expect(DATA, held.second.id).body == b"last words"
+    assert peer.expect(DATA, held.second.id).flags & 0x1
+    for stream in (held.first, held.second):
+        stream.close()
+
+
+def test_closing_the_session_flushes_it(
+    peer: RawPeer, crew: Crew, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(peer, crew, gate, monkeypatch)
+    held.second.sendall(b"last words")
+    closing = crew.start(held.session.close)
+    until(lambda: held.session._engine._closing)
+    gate.open()
+    held.writing.result()
+    frames = peer.rest()
+    assert [f.body for f in frames if f.type == DATA and f.body] == [b"held", b"last words"]
+    closing.result()
+    assert isinstance(held.session.wait(), muxado.SessionEnd)
