@@ -30,11 +30,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks",
         description="Do the same work over muxado streams and over plain connections, in turns, "
         "and print the figures side by side.",
-        epilog="Scenarios, those in parentheses only when named: "
-        + "; ".join(
-            f"{scenario.name}: {scenario.about}" if scenario.usual else f"({scenario.name})"
+        epilog="scenarios, each over TLS and over a Unix socket too (NAME-tls, NAME-unix):\n"
+        + "\n".join(
+            f"  {scenario.name:14} {scenario.about}"
             for scenario in SCENARIOS.values()
-        ),
+            if scenario.over == "tcp"
+        )
+        + "\nWithout --only, a choice of them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every figure there too")
     parser.add_argument(
@@ -64,7 +67,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="compare with this peer only, everywhere; may be repeated. One of %(choices)s",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="less work in a round, fewer rounds, fewer peers"
+        "--quick",
+        action="store_true",
+        help="less work in a round, fewer rounds, peers and scenarios: in all, under a minute",
     )
     parser.add_argument(
         "--rounds", metavar="N", type=int, help="so many rounds, instead of each scenario's own"
@@ -86,7 +91,11 @@ def rounds_of(scenario: Scenario, options: argparse.Namespace) -> int:
 
 def chosen(options: argparse.Namespace) -> list[Scenario]:
     if not options.only:
-        return [scenario for scenario in SCENARIOS.values() if scenario.usual]
+        return [
+            scenario
+            for scenario in SCENARIOS.values()
+            if scenario.usual and (scenario.quick or not options.quick)
+        ]
     return [
         scenario
         for scenario in SCENARIOS.values()
@@ -99,7 +108,7 @@ def wanted(peer: Peer, scenario: Scenario, options: argparse.Namespace) -> bool:
         return peer.name in options.peer
     if peer is PLAIN:
         return True
-    return scenario.everybody and (scenario.quick or not options.quick)
+    return scenario.everybody_quick if options.quick else scenario.everybody
 
 
 def progress(text: str) -> None:

@@ -76,6 +76,8 @@ class Peer(abc.ABC):
     """Somebody's connections, seen from the process that measures."""
 
     name: str
+    #: Of the time that a round may take, and by which less is done by one who would take longer.
+    share = 1.0
 
     def missing(self, directory: Path) -> str | None:
         """Why this peer cannot run here, or ``None``; asked once, before anything else.

@@ -56,6 +56,7 @@ def about_this_run() -> dict[str, Any]:
         "machine": platform.platform(),
         "processor": _processor(),
         "processors": os.cpu_count(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "time": now.isoformat(timespec="seconds"),
     }
 

@@ -288,7 +288,9 @@ def measure(
                 begun = time.monotonic()
                 pair.round(tried, round_timeout)
                 seconds = time.monotonic() - begun
-                amounts[peer.name] = fitting(work, scenario.streams, tried, seconds, longest)
+                amounts[peer.name] = fitting(
+                    work, scenario.streams, tried, seconds, longest * peer.share
+                )
                 if scenario.fresh:
                     pair.leave()
                 else:

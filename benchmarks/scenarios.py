@@ -37,9 +37,10 @@ class Scenario(NamedTuple):
     rounds: int = 5
     fresh: bool = False  # new processes for every round
     everybody: bool = False  # other projects' peers take part too, unless they are named
-    quick: bool = False  # and with --quick as well
+    everybody_quick: bool = False  # and with --quick as well
     over: str = "tcp"
     usual: bool = True  # run when no scenario is named
+    quick: bool = True  # and with --quick as well
 
 
 def _opens(callers: int, count: int, *, pool: bool = False) -> Scenario:
@@ -53,6 +54,7 @@ def _opens(callers: int, count: int, *, pool: bool = False) -> Scenario:
         streams=callers,
         workers=16 if pool else 0,
         everybody=not pool and callers < 256,
+        quick=callers < 256,
     )
 
 
@@ -67,7 +69,7 @@ _SCENARIOS = (
         # between one round and the next.
         rounds=15,
         everybody=True,
-        quick=True,
+        everybody_quick=True,
     ),
     *(
         _opens(callers, count, pool=pool)
@@ -82,7 +84,7 @@ _SCENARIOS = (
         48 * MIB,
         (BYTES,),
         everybody=True,
-        quick=True,
+        everybody_quick=True,
     ),
     Scenario(
         "bulk-down",
@@ -163,6 +165,7 @@ _USUAL = {
     "tls": {"rtt", "open-8", "open-64", "bulk", "bulk-64", "latency", "start"},
     "unix": {"rtt", "open-8", "bulk"},
 }
+_QUICK = {"tls": {"rtt", "open-8", "bulk"}, "unix": {"rtt", "bulk"}}
 _CALLED = {"tls": "TLS", "unix": "a Unix socket"}
 
 
@@ -175,7 +178,8 @@ def _over(scenario: Scenario, over: str) -> Scenario:
         over=over,
         usual=scenario.name in _USUAL[over],
         everybody=scenario.everybody and over == "tls",
-        quick=False,
+        everybody_quick=False,
+        quick=scenario.name in _QUICK[over],
     )
 
 
