@@ -51,7 +51,8 @@ Connection = socket.socket | muxado.Stream
 # The far end.
 
 
-def serve(connection: Any, what: bytes) -> None:
+def serve(connection: Any, data: bytes) -> None:
+    what, data = data[:1], data[1:]
     with connection:
         try:
             if what == URGENT_ECHO:
@@ -59,21 +60,22 @@ def serve(connection: Any, what: bytes) -> None:
             if what == SOURCE:
                 while True:
                     connection.sendall(bytes(65536))
-            while data := connection.recv(65536):
+            while data:
                 connection.sendall(data)
+                data = connection.recv(65536)
         except OSError:
             pass  # the near end has seen enough
 
 
 def answer(connection: Any) -> None:
     """Short work is done by who accepts; the rest has a thread for each."""
-    what = connection.recv(1)
-    if what == REPLY:
+    data = connection.recv(SIZE)
+    if data[:1] == REPLY:
         with connection:
-            read(connection, SIZE - 1)
+            read(connection, SIZE - len(data))
             connection.sendall(bytes(SIZE))
     else:
-        threading.Thread(target=serve, args=(connection, what), daemon=True).start()
+        threading.Thread(target=serve, args=(connection, data), daemon=True).start()
 
 
 def read(connection: Connection, size: int) -> None:
