@@ -113,7 +113,7 @@ def test_equals_alone_send_large_batches() -> None:
     desk = Desk()
     for _ in range(4):
         desk.add(7, 100_000)
-    assert [length for _, length in desk.batch()] == [16384] * 8
+    assert [length for _, length in desk.batch()] == [65536] * 2
     alone = Desk()
     alone.add(0, 200_000)
     assert alone.batch()[0][1] == 131072

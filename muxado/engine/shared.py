@@ -37,8 +37,9 @@ __all__ = [
 
 #: Bytes read at a time.
 READ = 262144
-#: Bytes of one frame at most, where the version of the wire allows as many.
-_FRAME_SHARED = 16384
+#: Bytes of one frame at most, where the version of the wire allows as many: among streams of one
+#: priority, and of one alone. Where priorities differ they are shorter; see the write seat.
+_FRAME_SHARED = 65536
 _FRAME_ALONE = 131072
 
 #: What is said to those who would otherwise wait for ever.
