@@ -20,6 +20,13 @@ the seat wakes nobody, because it too is likely to be back; one that closes its 
 wakes one of those who could sit. Another thread whose doing ends a leader's wait (close, shutdown,
 reset) wakes it through the transport.
 
+Before it sleeps a leader looks at the connection for 100 to 200 microseconds, giving the processor
+away between two looks, and stops doing so while that does not pay: two processes that are awake
+exchange a message in a fraction of the time that it takes to wake one. A caller that has answered
+a short stream of the peer's does not sit down, so that the one who accepts reads the next stream
+itself. And where a long frame of the leader's own stream is under way, it reads it into its own
+memory, past the parser.
+
 **The reader thread** watches over the seat. While callers use it, it naps for ``_NAP`` seconds.
 When it finds the seat free, and unused since its last look, it wakes one of those who could sit, or
 sits itself where there are none. No lost promotion can defeat that timer. When one leader has sat
@@ -29,11 +36,12 @@ thread keeps the seat, because pollers wait where no caller of ours does.
 
 **Writing.** The one in the write seat takes a batch under the lock, writes it without, and goes
 on until its own bytes are out. Bytes of others are copied into the batch and count as sent, so
-that a sender's time-out never waits for somebody else's write. A batch that the connection does
-not take in time is kept in ``_unsent`` and goes first: a frame once begun is finished, or the
-session dies. What the read side owes is written by whoever dispatched it if the seat is free and
-the connection takes it at once, and is left to the writer thread otherwise: reading never waits
-for writing.
+that a sender's time-out never waits for somebody else's write. A small message that meets another
+in the seat is left to it, framed, behind ``_unsent``, as if the connection had taken it. A batch
+that the connection does not take in time is kept in ``_unsent`` and goes first: a frame once begun
+is finished, or the session dies. What the read side owes is written by whoever dispatched it if
+the seat is free and the connection takes it at once, and is left to the writer thread otherwise:
+reading never waits for writing.
 
 **Death** is set once, with its first cause, under the lock; every waiter is woken; then the
 writer thread sends GOAWAY if the connection still takes it, and the reader thread closes the
