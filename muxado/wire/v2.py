@@ -90,11 +90,13 @@ class Version2(Codec):
     def _wanted(self, partial: bytearray) -> int:
         if len(partial) < 8:
             return 8
-        head: int = _head.unpack_from(partial)[0]
-        kind, length = head >> 4 & 0xF, head >> 8
-        if kind in (_RST, _WNDINC) and length == 4:
+        head: int
+        head, stream_id = _head.unpack_from(partial)
+        kind, length, stream_id = head >> 4 & 0xF, head >> 8, stream_id & _ID
+        # A header that is wrong is judged at once, whatever it says of a body.
+        if kind in (_RST, _WNDINC) and length == 4 and stream_id:
             return 12
-        if kind == _GOAWAY and length >= 8:
+        if kind == _GOAWAY and length >= 8 and not stream_id:
             return 8 + min(length, 8 + MAX_DEBUG)
         return 8
 

@@ -9,9 +9,20 @@ import pytest
 from .certificate import Certificate, make_certificate
 from .crew import Crew
 from .pipes import SOCKET_KINDS, Kind, Pipe, Source
-from .streams import STREAM_KINDS
+from .streams import STREAM_KINDS, TORN, TORN_MODULES
 
 KINDS = [*SOCKET_KINDS, *STREAM_KINDS]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is not meant for a connection that is cut short."""
+    items[:] = [item for item in items if not _is_left_out(item)]
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    callspec = getattr(item, "callspec", None)
+    kind = None if callspec is None else callspec.params.get("kind")
+    return isinstance(kind, Kind) and kind.name == TORN and item.path.stem not in TORN_MODULES
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import pytest
 from .certificate import Certificate
 from .crew import GUARD, Crew
 from .pipes import End, Kind, Source, tcp_pair
+from .torn import Torn
 
 NAMES = ("client", "server", "dial_tls", "listen_tls")
 
@@ -53,6 +54,7 @@ LAYOUTS = [
     # stream that carries nothing yet.
     Layout("stream-of-server", transport="tcp", opener="server", near="accepter"),
     Layout("stream-over-tls", transport="tls"),
+    Layout("stream-torn", transport="torn"),  # in some modules: see TORN_MODULES
 ]
 
 SOME_LAYOUTS: Mapping[str, tuple[str, ...]] = {
@@ -68,7 +70,12 @@ class StreamSource(Source):
         self.crew = crew
         self.layout = layout
         self.muxado = import_muxado()
-        make = {"socketpair": self._over_pair, "tcp": self._over_pair, "tls": self._over_tls}
+        make = {
+            "socketpair": self._over_pair,
+            "tcp": self._over_pair,
+            "tls": self._over_tls,
+            "torn": self._over_torn,
+        }
         client, server = make[layout.transport](certificate)
         self.sessions = (client, server)
         self.opener, self.accepter = (
@@ -79,6 +86,12 @@ class StreamSource(Source):
         near, far = tcp_pair() if self.layout.transport == "tcp" else socket.socketpair()
         options = self.layout.options
         return self.muxado.client(near, **options), self.muxado.server(far, **options)
+
+    def _over_torn(self, certificate: Certificate | None) -> tuple[Any, Any]:
+        near, far = socket.socketpair()
+        options = self.layout.options
+        client = self.muxado.client(Torn(near, seed=1), **options)
+        return client, self.muxado.server(Torn(far, seed=3), **options)
 
     def _over_tls(self, certificate: Certificate | None) -> tuple[Any, Any]:
         assert certificate is not None
@@ -118,6 +131,11 @@ class StreamSource(Source):
         for session in self.sessions:
             session.kill()
 
+
+TORN = "stream-torn"
+TORN_MODULES = ("test_cpython_suite", "test_stdlib", "test_threads")
+"""Over a connection that is cut short the modules run that never count on a small message coming
+whole. Many of the others do, as one may with what they are run over otherwise."""
 
 STREAM_KINDS = [
     Kind(

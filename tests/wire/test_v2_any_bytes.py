@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,3 +96,15 @@ def test_any_bytes(whole: bytes, cuts: list[int]) -> None:
         assert other_unfinished == unfinished
         # A parser may wait for the end of a short frame before it says what is wrong with it.
         assert other_error is error or (other_error is None and mid_frame)
+
+
+@pytest.mark.parametrize(
+    "header", [frame(3, 0, 5, length=1000), frame(0, 0, 0, length=4), frame(2, 0, 0, length=4)]
+)
+def test_a_wrong_header_is_judged_before_its_body(header: bytes) -> None:
+    """However it is cut: what it says of a body, which may never come, is not waited for."""
+    for chunks in ([header], [header[:3], header[3:]]):
+        codec = v2(Recorder())
+        with pytest.raises(ProtocolError):
+            for chunk in chunks:
+                codec.feed(memoryview(chunk))
