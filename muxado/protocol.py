@@ -907,18 +907,9 @@ class Protocol:
         left to ride with their first bytes.
         """
         codec = self.codec
-        frames = bytearray()
+        frames = self._beats(behind=True)
         count = 0
-        if self._says:
-            for stream, data in list(self._says.items()):
-                if stream.send.left >= len(data):
-                    del self._says[stream]
-                    frames += self.data_header(stream, len(data)) + data
         start = self.framed - len(frames)
-        if self._probing:
-            self._probing = False
-            frames += codec.data(self._probe_id, 0)
-            count += 1
         if self.grants:
             now = self._clock()
             for stream in self.grants:
@@ -956,6 +947,41 @@ class Protocol:
         self.frames_sent += count
         self.framed = start + len(frames)
         return bytes(frames)
+
+    @property
+    def pressing(self) -> bool:
+        """Whether a heartbeat is owed that may go before whatever waits to be sent."""
+        return self._probing or any(
+            self._precedes(stream) and stream.send.left >= len(data)
+            for stream, data in self._says.items()
+        )
+
+    def heartbeats(self) -> bytes:
+        """The heartbeats owed, which may go before frames made earlier.
+
+        Nothing else may: FIN and RST stand behind their stream's data, a SYN behind those of
+        lower ids. The heartbeat stream that this side opened is one of those until the peer has
+        spoken on it, since its SYN may still wait itself.
+        """
+        return bytes(self._beats(behind=False))
+
+    def _precedes(self, stream: StreamState) -> bool:
+        return stream.answered or not stream.local
+
+    def _beats(self, *, behind: bool) -> bytearray:
+        """What is owed of heartbeats, and can stand ``behind`` what was made before or must not."""
+        frames = bytearray()
+        if self._says:
+            for stream, data in list(self._says.items()):
+                if stream.send.left >= len(data) and (behind or self._precedes(stream)):
+                    del self._says[stream]
+                    frames += self.data_header(stream, len(data)) + data
+        if self._probing:
+            self._probing = False
+            frames += (probe := self.codec.data(self._probe_id, 0))
+            self.frames_sent += 1
+            self.framed += len(probe)
+        return frames
 
     def data_header(self, stream: StreamState, length: int) -> bytes:
         """What goes before ``length`` bytes of ``stream``; its SYN, if that is still owed.

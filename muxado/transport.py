@@ -52,6 +52,8 @@ _IOV_MAX = 512 if sys.platform == "linux" else 16
 _TLS_PART = 65536
 
 _sched_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
+#: Bytes that a blocking transport is given to write at a time.
+_BLOCKING_PART = 65536
 
 _POLLIN = int(getattr(select, "POLLIN", 1))
 
@@ -528,7 +530,15 @@ class Blocking(Transport):
         return len(data)
 
     def send(self, buffers: Sequence[Buffer]) -> int:
-        data = b"".join(buffers)
+        # In parts, so that a heartbeat need not stand behind a whole batch.
+        parts: list[Buffer] = []
+        room = _BLOCKING_PART
+        for buffer in buffers:
+            parts.append(memoryview(buffer)[:room])
+            room -= len(buffer)
+            if room <= 0:
+                break
+        data = b"".join(parts)
         if not data:
             return 0
         count = self._send(data)

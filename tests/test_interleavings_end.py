@@ -180,10 +180,9 @@ def test_a_write_that_never_returns(
 ) -> None:
     """The session ends while a thread of its own is blocked in the user's object.
 
-    Nothing but the end of the connection wakes it, so somebody has to end that: close(), or the
-    reader thread where it was the peer who ended the session.
+    Nothing but the end of the connection wakes it, so somebody has to end that: the keeper.
     """
-    monkeypatch.setattr("muxado.engine._GRACE", 0.01)
+    monkeypatch.setattr("muxado.engine.clock.GRACE", 0.01)
     near, far = socket.socketpair()
     near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     connection = Plain(near)

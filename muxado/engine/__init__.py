@@ -43,6 +43,9 @@ is finished, or the session dies. What the read side owes is written by whoever 
 the seat is free and the connection takes it at once, and is left to the writer thread otherwise:
 reading never waits for writing.
 
+Nothing that is made may overtake what was made before it, but for heartbeats: these go in front
+of all that waits, though never into a frame that the connection has cut.
+
 **Death** is set once, with its first cause, under the lock; every waiter is woken; then the
 writer thread sends GOAWAY if the connection still takes it, and the reader thread closes the
 connection when nobody uses it any more.
@@ -60,6 +63,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from muxado.engine.clock import GRACE
 from muxado.engine.describe import describe, describe_stream
 from muxado.engine.read_seat import ReadSeat
 from muxado.engine.shared import NOBODY, Descriptor, Poller, os_error
@@ -76,8 +80,6 @@ __all__ = ["Engine", "describe", "describe_stream", "os_error"]
 _JOIN = 2.0
 #: Seconds at the interpreter's exit for the last words of all sessions.
 _EXIT = 0.5
-#: Seconds that close() gives a call blocked in the user's own object before it ends it.
-_GRACE = 1.0
 #: Reads that take from a connection what nobody is going to read, before it is closed.
 _SWEEPS = 64
 
@@ -97,13 +99,17 @@ class Engine(ReadSeat):
         self._writer = threading.Thread(
             target=self._write_loop, name=f"muxado-writer-{self.name}", daemon=True
         )
+        self._threads = [self._writer, self._reader]
+        if not self._inline:
+            name = f"muxado-keeper-{self.name}"
+            self._threads.append(threading.Thread(target=self._keep_loop, name=name, daemon=True))
 
     def start(self) -> None:
-        """Start the two threads; if that fails, nothing of the session is left."""
+        """Start the threads; if that fails, nothing of the session is left."""
         self._asked = time.monotonic()
         try:
-            self._writer.start()
-            self._reader.start()
+            for thread in self._threads:
+                thread.start()
         except BaseException:
             self._silent = True
             self._die(ErrorCode.INTERNAL_ERROR, None, b"")
@@ -266,6 +272,11 @@ class Engine(ReadSeat):
             self._writer_waiter.release()
         except RuntimeError:
             pass  # it is awake, and looks before it sleeps
+        if not self._inline:
+            try:
+                self._keeper_waiter.release()
+            except RuntimeError:
+                pass
 
     def pin(self, stream: StreamState | None, poller: P) -> P:
         """A descriptor is polled for ``stream`` (or the session): keep reading for it.
@@ -370,7 +381,8 @@ class Engine(ReadSeat):
             with self._lock:
                 self._closing = True
                 self._die_locked(ErrorCode.SESSION_CLOSED, None, b"")
-            self.transport.shutdown()
+            if self._inline:
+                self.transport.shutdown()
             self._await_end(time.monotonic())
         except BaseException:
             self.abandon()
@@ -378,13 +390,13 @@ class Engine(ReadSeat):
 
     def _await_end(self, deadline: float) -> None:
         """Wait, not for ever, until the threads are gone and the descriptor is given back."""
-        if threading.current_thread() in (self._reader, self._writer):
+        if threading.current_thread() in self._threads:
             return
         left = max(0.0, deadline - time.monotonic())
-        if not self._inline and not self._over.wait(left + _GRACE):
-            self.transport.shutdown()  # one of the threads is blocked in the user's object
+        if not self._inline:
+            left += GRACE
         self._over.wait(left + _JOIN)
-        for thread in (self._writer, self._reader):
+        for thread in self._threads:
             thread.join(_JOIN if self._over.is_set() else 0)
 
     def _speak_last(self) -> None:
@@ -531,9 +543,14 @@ class Engine(ReadSeat):
         Nobody is woken: a daemon thread that waits on this session would only die noisily of an
         error that nobody is left to care about. The exit of the process closes the connection.
         """
+        if not self._inline:  # only its own thread may write there, for as long as that takes
+            with self._lock:
+                if self.death is None:
+                    self.protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)
+            self.push()
         self._wait(self._flushers, self._flushed_locked, deadline)
         with self._lock:
-            if self.death is not None or self._writing:
+            if self.death is not None or self._writing or not self._inline:
                 return
             self._writing = NOBODY  # and stays so
             self.protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)

@@ -369,6 +369,9 @@ class ReadSeat(WriteSeat):
             protocol.windows.saw(self.latency)
         if self.notes is not None:
             self._note_news_locked()
+        if self._scheduled and not self._inline:
+            # An update of a window has put somebody there who may not know yet that it was used up.
+            self._wake_locked(self._writer_waiter)
         if protocol.changed or protocol.arrived or self._drainers:
             return self._announce_locked(but=self._reading)
         return None

@@ -144,12 +144,15 @@ class Shared:
         self._jam_time = 0.0  # the write seat's: seconds waited so
         self._stalls = 0  # guarded by _lock: how often a sender has waited for window
         self._senders: dict[threading.Lock, None] = {}  # guarded by _lock: who waits for the seat
-        self._unsent = bytearray()  # guarded by _lock: framed, goes before all else
+        self._unsent = bytearray()  # guarded by _lock: framed, goes before all but heartbeats
+        self._cut = 0  # guarded by _lock: so many bytes of that end a frame that was begun
+        self._begun = 0  # the seat's: the same of the batch under way
         self._starved: dict[StreamState, None] = {}  # guarded by _lock: see write_now()
         self._broken: tuple[float, OSError] | None = None  # guarded by _lock: a write failed
         self._writer_waiter = new_waiter()
         self._writer_parked = False  # guarded by _lock
         self._last_words = threading.Event()  # the writer thread is through
+        self._keeper_waiter = new_waiter()  # see clock.py
 
         self.session_poller: Poller | None = None  # guarded by _lock
         #: The last heartbeat's round trip in seconds.
@@ -492,7 +495,7 @@ class Shared:
             or (self._broken is not None and self.transport.exact)
         ):
             self._last_byte = self._sent
-        if self._jammed:
+        if self._jammed and self._inline:
             self.transport.shutdown()  # a connection that is full takes no last words either
         self._wake_everybody_locked()
 
@@ -503,6 +506,7 @@ class Shared:
             self.transport.wake()
         self._wake_locked(self._reader_waiter)
         self._wake_locked(self._writer_waiter)
+        self._wake_locked(self._keeper_waiter)
 
     # What stands above: see read_seat.py and write_seat.py.
 

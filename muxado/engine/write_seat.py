@@ -1,4 +1,4 @@
-"""The write seat: who sends, in which order, and the writer thread with the heartbeat's clock."""
+"""The write seat: who sends, in which order, and the writer thread."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import time
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from muxado.engine.shared import REENTERED, Poller, Shared, bounded, os_error
-from muxado.errors import ErrorCode, HeartbeatTimeout
+from muxado.engine.clock import Clock
+from muxado.engine.shared import REENTERED, Poller, bounded, os_error
+from muxado.errors import ErrorCode
 from muxado.protocol import StreamState
 
 if TYPE_CHECKING:
@@ -42,8 +43,6 @@ _BEHIND = 4096
 _MIXED = 8192
 #: And what non-blocking sends may leave then.
 _MAX_UNSENT_MIXED = 16384
-#: Seconds to let the read side have its turn before the peer's silence is judged again.
-_LISTEN = 0.005
 
 
 class Write:
@@ -57,7 +56,7 @@ class Write:
         self.thread = get_ident()
 
 
-class WriteSeat(Shared):
+class WriteSeat(Clock):
     """Everything that sends."""
 
     # Callers.
@@ -332,6 +331,7 @@ class WriteSeat(Shared):
                 break
             if not self._transmit(buffers, sum(map(len, buffers)), deadline):
                 break
+            self._begun = 0
         self._leave_pen()
 
     def _batch_locked(self, write: Write | None) -> list[Buffer]:
@@ -347,7 +347,11 @@ class WriteSeat(Shared):
             size = 0
             left = len(self._unsent)
             if left:
+                if left < 2 * _MAX_UNSENT and protocol.pressing:
+                    # Before all that waits, but for the end of a frame that was begun.
+                    self._unsent[self._cut : self._cut] = protocol.heartbeats()
                 buffers.append(self._unsent)
+                self._begun, self._cut = self._cut, 0
                 self._unsent = bytearray()
                 if left >= _MAX_UNSENT:
                     return buffers  # or a connection that takes nothing would collect without end
@@ -385,6 +389,8 @@ class WriteSeat(Shared):
         """Write ``buffers``; false if the rest was put off (past ``deadline``) or lost (death)."""
         transport = self.transport
         sending = False
+        batch: list[Buffer] = []  # as it was, once part of it is sent
+        done = 0
         try:
             while True:
                 if transport.short is not self.protocol.mixed:
@@ -397,13 +403,15 @@ class WriteSeat(Shared):
                     self._midway = False
                     return True
                 if sent:
+                    batch = batch or list(buffers)
+                    done += sent
                     _advance(buffers, sent)
                 sending = False
                 left = None if deadline is None else deadline - time.monotonic()
                 with self._lock:
                     if self.death is not None or (left is not None and left <= 0):
                         # Even then: the last words must not stand in the middle of a frame.
-                        self._put_off_locked(buffers)
+                        self._put_off_locked(buffers, batch, done)
                         return False
                     since = time.monotonic()
                     self._jammed = True
@@ -412,11 +420,16 @@ class WriteSeat(Shared):
                 with self._lock:
                     self._jammed = False
                     self._jam_time += time.monotonic() - since
+                    if self.protocol.pressing:
+                        # To be taken up again at once, by whoever takes the seat next, with the
+                        # heartbeat before the frames that are not begun.
+                        self._put_off_locked(buffers, batch, done)
+                        return False
         except BaseException as error:
             with self._lock:
                 self._jammed = False
                 if not sending and self._midway:  # nothing was being written: all is as it was
-                    self._put_off_locked(buffers)
+                    self._put_off_locked(buffers, batch, done)
                 if not sending or not isinstance(error, (OSError, ValueError)):
                     raise  # while sending: how much was written is not known, see _put_right()
                 # How the connection ended is for the read side to find out: what the peer said
@@ -433,9 +446,17 @@ class WriteSeat(Shared):
                 self._wake_locked(self._writer_waiter)
             return False
 
-    def _put_off_locked(self, buffers: list[Buffer]) -> None:
-        """Keep what the connection has not taken; it goes before anything else."""
+    def _put_off_locked(self, buffers: list[Buffer], batch: list[Buffer], done: int) -> None:
+        """Keep what the connection has not taken, and where the frame ends that it cut.
+
+        ``buffers`` are left of ``batch``, of which ``done`` bytes are sent.
+        """
+        whole = b"".join(batch)
+        end = self._begun
+        while end < done:
+            end += self.protocol.codec.frame_size(whole[end : end + 8])
         self._unsent[:0] = b"".join(buffers)
+        self._cut, self._begun = end - done, 0
         self._midway = False
 
     def _leave_pen(self) -> None:
@@ -528,7 +549,7 @@ class WriteSeat(Shared):
                         break
                     self._writer_parked = False
                     protocol = self.protocol
-                    beat = self._heartbeat_locked()
+                    beat = self._heartbeat_locked() if self._inline else None
                     lazy = bool(protocol.opening or protocol.ending)
                     now = (
                         self._owed_locked()
@@ -575,51 +596,7 @@ class WriteSeat(Shared):
         finally:
             self._speak_last()
 
-    def _heartbeat_locked(self) -> float | None:
-        """Ask for a sign of life when it is time; returns seconds until this must run again.
-
-        ``None``: never. 0 or less: the peer has been silent for too long.
-        """
-        interval, tolerance = self.config.heartbeat_interval, self.config.heartbeat_tolerance
-        if interval is None:
-            return None
-        now = time.monotonic()
-        if self._heard or self.transport.heard:  # any byte is life
-            self._heard = self.transport.heard = False
-            self._waits_since = None
-        if self._waits_since is not None and now > self._look_due + tolerance / 4:
-            # This process was stopped or starved, and has neither asked nor listened meanwhile.
-            self._waits_since = now
-        if now >= self._asked + interval:
-            self._asked = now
-            if self.protocol.beat():
-                self._beats[0] += 1
-                if self._waits_since is None:
-                    self._waits_since = now
-        left = max(self._asked + interval - now, 0.001)
-        if self._waits_since is not None:
-            left = min(left, self._waits_since + tolerance - now)
-        self._look_due = now + max(left, 0.0)
-        return left
-
-    def _judge_silence(self) -> None:
-        """The tolerance is over: end the session, unless it is us who have not listened."""
-        if self.transport.readable() or (self._inline and self._receiving):
-            # Bytes have come, and this process was stopped, or is too busy to have looked.
-            self._writer_waiter.acquire(True, _LISTEN)
-            with self._lock:
-                self._waits_since = time.monotonic()
-            return
-        seconds = self.config.heartbeat_tolerance
-        text = f"the peer has been silent for {seconds} seconds after a heartbeat"
-        with self._lock:
-            if not self._heard:  # not even while we looked
-                self._die_locked(ErrorCode.SESSION_CLOSED, HeartbeatTimeout(text), b"")
-
     # What stands above: see the package.
-
-    def _collect_locked(self) -> list[Poller] | None:
-        raise NotImplementedError
 
     def _speak_last(self) -> None:
         raise NotImplementedError

@@ -170,6 +170,10 @@ class Codec(abc.ABC):
         """These bytes of a body were not wanted."""
 
     @abc.abstractmethod
+    def frame_size(self, head: bytes | bytearray) -> int:
+        """Bytes of a frame of ours, header and body, that begins with these 8 bytes."""
+
+    @abc.abstractmethod
     def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
         """The header of a DATA frame whose body of ``length`` bytes follows."""
 

@@ -179,6 +179,9 @@ class Version1(Codec):
             self._goaway = None
             self.handler.on_goaway(last_id, code, bytes(debug))
 
+    def frame_size(self, head: bytes | bytearray) -> int:
+        return 8 + int.from_bytes(head[:2], "big")
+
     def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
         return _head.pack(length, fin, _DATA, stream_id)
 

@@ -141,6 +141,9 @@ class Version2(Codec):
         self.handler.on_unknown(kind)
         return body
 
+    def frame_size(self, head: bytes | bytearray) -> int:
+        return 8 + int.from_bytes(head[:3], "big")
+
     def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
         return _head.pack(length << 8 | _DATA_HEAD | fin, stream_id)
 
