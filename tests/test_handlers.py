@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -13,9 +15,9 @@ import pytest
 import muxado
 from muxado import ErrorCode
 
-from .conformance.crew import GUARD
+from .conformance.crew import GUARD, Crew
 from .gates import Once, after, before, polls
-from .support import Sessions, read_all, streams, threads_of, until
+from .support import Sessions, read_all, streams, threads_of, until, waiting
 
 #: What a handler may do to the session and stream whose call it interrupts, or to another stream.
 ACTIONS: dict[str, Callable[[muxado.Session, muxado.Stream, muxado.Stream], object]] = {
@@ -93,3 +95,44 @@ def test_a_handler_closes_a_stream_whose_descriptor_is_brought_up(
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(descriptor)
     assert read_all(near) == b""
+
+
+@pytest.mark.parametrize("end", ["close", "kill"])
+@pytest.mark.parametrize("call", ["accept", "recv", "sendall"])
+def test_a_handler_ends_the_session_whose_call_it_interrupts(
+    sessions: Sessions, crew: Crew, call: str, end: str
+) -> None:
+    """The main thread is blocked, perhaps in a seat that nobody else gets before it goes on."""
+    pair = sessions.tcp(buffers=4096, linger=5.0)
+    near, far = streams(pair)
+    calls: dict[str, Callable[[], object]] = {
+        "accept": pair[0].accept,
+        "recv": lambda: near.recv(1),
+        "sendall": lambda: near.sendall(bytes(2**20)),
+    }
+    handled: list[None] = []
+
+    def handler(*_: object) -> None:
+        handled.append(None)
+        getattr(pair[0], end)()
+
+    def strike() -> None:
+        waiting(pair[0], 1)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        if call == "sendall":  # close() flushes what it can
+            with contextlib.suppress(OSError):
+                while far.recv(65536):
+                    pass
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        striking = crew.start(strike)
+        with contextlib.suppress(muxado.SessionClosed):
+            calls[call]()
+            assert (call, end) == ("sendall", "close")
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    striking.result()
+    assert handled == [None]
+    assert pair[0].wait(GUARD).error is None
+    until(lambda: not threads_of(pair[0]))

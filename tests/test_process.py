@@ -161,6 +161,52 @@ def test_fork_leaves_the_parent_untouched() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork_while_others_are_inside() -> None:
+    """A thread that the child does not have holds every lock that there is in a session."""
+    done = run(
+        """
+        import os, socket, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        import muxado
+        near, far = socket.socketpair()
+        client, server = muxado.client(near), muxado.server(far)
+        stream = client.open()
+        stream.fileno()
+        engine, readiness = client._engine, stream._readiness
+        inside, leave = threading.Event(), threading.Event()
+
+        def hold():
+            with engine._over._cond, engine._last_words._cond, readiness._lock, engine._lock:
+                inside.set()
+                leave.wait()
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        inside.wait()
+        child = os.fork()
+        if not child:
+            try:
+                stream.close()
+                client.close()
+                client.wait(1)
+                server.kill()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        leave.set()
+        holder.join()
+        stream.sendall(b"after")
+        accepted, _ = server.accept()
+        assert accepted.recv(5) == b"after"
+        stream.close(); accepted.close()
+        client.close(); server.close()
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_exit_with_open_sessions() -> None:
     """Prompt, silent, and the peer is told."""
     ours, theirs = socket.socketpair()

@@ -560,9 +560,11 @@ class Engine(ReadSeat):
 
     def forget_after_fork(self) -> None:
         """In the child of a fork: this session is the parent's; be dead, and touch nothing."""
+        # New ones, since a thread of the parent's may have been inside of the old.
         self._lock = threading.RLock()
+        self._last_words, self._over = threading.Event(), threading.Event()
         self._silent = self._closing = True
-        self._waiters, self._willing, self._reading = {}, {}, None
+        self._waiters, self._willing, self._reading, self._writing = {}, {}, None, 0
         pollers = [stream.poller for stream in self.protocol.streams.values()]
         for poller in [*pollers, self.session_poller]:
             if poller is not None:
