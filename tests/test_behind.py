@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import muxado
 
 from .conformance.crew import Crew
-from .gates import Gate, before
+from .gates import Gate, before, polls
 from .support import RawPeer, until
 
 DATA, SYN = 1, 0x2
@@ -120,6 +121,20 @@ def test_the_end_of_a_stream_goes_behind_what_it_left(
     peer.expect(DATA, held.first.id)
     assert peer.expect(DATA, held.second.id).body == b"last words"
     assert peer.expect(DATA, held.second.id).flags & 0x1
+    for stream in (held.first, held.second):
+        stream.close()
+
+
+def test_the_descriptor_knows_when_the_window_is_used_up(
+    raw: Callable[..., RawPeer], crew: Crew, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(raw(client=True, window=2048), crew, gate, monkeypatch)
+    assert polls(held.second, select.POLLOUT)
+    held.second.sendall(bytes(held.second._state.send.left))
+    assert not polls(held.second, select.POLLOUT)
+    gate.open()
+    held.writing.result()
+    assert not polls(held.second, select.POLLOUT)
     for stream in (held.first, held.second):
         stream.close()
 

@@ -17,6 +17,7 @@ import pytest
 import muxado
 
 from .conformance.crew import GUARD, Crew
+from .gates import Gate
 from .interrupts import Between, Interrupt, WithinCalls
 from .support import Pair, Sessions, threads_of, until
 
@@ -66,6 +67,7 @@ class Scene:
             self.crew.start(self.check).result()
         except muxado.SessionClosed:
             assert self.session.closed
+            assert self.server.wait(GUARD).code != muxado.ErrorCode.PROTOCOL_ERROR
             return False
         until(self.quiet)
         return True
@@ -128,6 +130,44 @@ def send_now(scene: Scene) -> Callable[[], object]:
     stream = scene.session.open()
     stream.setblocking(False)
     return lambda: stream.send(b"x")
+
+
+def send_behind(scene: Scene) -> Callable[[], object]:
+    """Another is writing, and takes along what is sent, the SYN of two streams with it."""
+    return _behind_a_writer(scene, blocking=True)
+
+
+def send_now_behind(scene: Scene) -> Callable[[], object]:
+    return _behind_a_writer(scene, blocking=False)
+
+
+def _behind_a_writer(scene: Scene, *, blocking: bool) -> Callable[[], object]:
+    transport = scene.engine.transport
+    send = transport.send
+    gate = Gate()
+
+    def stop(buffers: Any) -> int:
+        gate.stop()
+        return send(buffers)
+
+    transport.send = stop  # type: ignore[method-assign]
+    writing = scene.crew.start(scene.session.open().sendall, b"x")
+    gate.reached()
+    earlier, stream = scene.session.open(), scene.session.open()
+    stream.setblocking(blocking)
+
+    def afterwards() -> None:
+        transport.send = send  # type: ignore[method-assign]
+        gate.open()
+        with contextlib.suppress(muxado.SessionClosed):
+            writing.result()
+            earlier.settimeout(GUARD)
+            earlier.sendall(b"y")
+            assert earlier.recv(2) == b"y"
+            earlier.close()
+
+    scene.afterwards = afterwards
+    return lambda: stream.send(b"x" * 10)
 
 
 def receive_what_waits(scene: Scene) -> Callable[[], object]:
@@ -256,6 +296,8 @@ OPERATIONS: list[Operation] = [
     send_small,
     send_large,
     send_now,
+    send_behind,
+    send_now_behind,
     receive_what_waits,
     receive,
     receive_behind,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
 import pytest
 
 import muxado
+from muxado.budget import Budget
 
 from .conformance.crew import Crew
 from .support import Connector, RawPeer, frame, streams, until, waiting
@@ -149,6 +151,35 @@ def test_bytes_that_came_for_a_stream_that_is_closed_meanwhile(
         reading.result()
     assert read_on(other, 6) == b"whole"
     other.close()
+
+
+def test_the_last_straw_for_the_budget_ends_the_session_with_its_own_code(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes came for a stream closed meanwhile, and one more RST is more than is owed."""
+    peer = raw()
+    stream = accepted(peer, 3)
+    engine = peer.session._engine
+    whole = frame(DATA, 0, 3, bytes(LONG))
+    receive = engine._receive
+
+    def closing(into: memoryview) -> int | None:
+        count = receive(into)
+        if count and into.obj is not engine._read_buffer.obj:
+            monkeypatch.undo()
+            stream.close()
+            monkeypatch.setattr(Budget, "charge", lambda *_: False)
+        return count
+
+    monkeypatch.setattr(engine, "_receive", closing)
+    reading = crew.start(read_on, stream, LONG)
+    peer.send(whole[:50_000])
+    until(lambda: engine.protocol.codec.data_left == LONG + 8 - 50_000)
+    peer.send(whole[50_000:])
+    with pytest.raises(OSError) as caught:
+        reading.result()
+    assert caught.value.errno == errno.EBADF
+    assert peer.session.wait().code is muxado.ErrorCode.ENHANCE_YOUR_CALM
 
 
 @pytest.mark.parametrize("version", [1, 2])

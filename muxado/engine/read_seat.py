@@ -296,7 +296,11 @@ class ReadSeat(WriteSeat):
         self._woke = False
         self._received += count
         self._heard = True
-        mine = self.protocol.taken(stream, count)
+        mine = False
+        try:
+            mine = self.protocol.taken(stream, count)
+        except Error as error:  # the stream has ended, and the peer has drawn too many answers
+            self._die_locked(error.code, error, b"")
         if mine:
             taken.append(count)
         self._receiving = False

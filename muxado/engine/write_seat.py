@@ -77,7 +77,7 @@ class WriteSeat(Clock):
             raise RuntimeError(REENTERED)
         size = len(data)
         protocol = self.protocol
-        seated = False
+        seated = left = False
         try:
             with self._lock:
                 if (
@@ -99,10 +99,8 @@ class WriteSeat(Clock):
                         and not self._jammed
                         and not protocol.mixed
                     ):
-                        self._unsent += protocol.data_header(stream, size)
-                        self._unsent += data
-                        stream.wrote = True
-                        return size
+                        self._leave_locked(stream, data, size)
+                        left = True
                 elif size <= (_MIXED if protocol.mixed else self._frame_alone):
                     seated = self._midway = True
                     self._writing = me
@@ -117,11 +115,13 @@ class WriteSeat(Clock):
                 if done and self._unsent:
                     self._take_along()
                 self._leave_pen()
-                if stream.poller is not None:
-                    stream.poller.sync()
+            if (seated or left) and stream.poller is not None:
+                stream.poller.sync()
         except BaseException:
             self._drop_pen()
             raise
+        if left:
+            return size
         if seated:
             if done:
                 return size
@@ -131,6 +131,18 @@ class WriteSeat(Clock):
                     return size  # put off: the writer thread has it
         view = data if isinstance(data, memoryview) else memoryview(data)
         return self._write_slowly(stream, view, deadline, whole=whole)
+
+    def _leave_locked(self, stream: StreamState, data: bytes | memoryview, size: int) -> None:
+        """Frame ``data`` and queue it at once: whoever writes next takes it along."""
+        try:
+            header = self.protocol.data_header(stream, size)
+            self._unsent += header
+            self._unsent += data
+        except BaseException as error:
+            # It may count as sent, and so may the SYN of this and other streams.
+            self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+            raise
+        stream.wrote = True
 
     def _take_along(self) -> None:
         """Send once what others have left to the one in the seat; more is the writer thread's."""
@@ -238,23 +250,26 @@ class WriteSeat(Clock):
     def write_now(self, stream: StreamState, data: memoryview) -> int:
         """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
         self._check_reentry()
-        with self._lock:
-            self._check_writable_locked(stream)
-            frame = _MIXED if self.protocol.mixed else self._frame_alone
-            size = min(len(data), stream.send.left, frame)
-            if size <= 0 or stream.write is not None or not self._room_locked():
-                size = 0
-                self._starved[stream] = None
-            else:
-                # Framed and queued at once: whoever writes next takes it along.
-                self._unsent += self.protocol.data_header(stream, size)
-                self._unsent += data[:size]
-                stream.wrote = True
-            poller = stream.poller
-        if size:
-            self.push(always=True)
-        if poller is not None:
-            poller.sync()
+        size = 0
+        try:
+            with self._lock:
+                self._check_writable_locked(stream)
+                frame = _MIXED if self.protocol.mixed else self._frame_alone
+                size = min(len(data), stream.send.left, frame)
+                if size <= 0 or stream.write is not None or not self._room_locked():
+                    size = 0
+                    self._starved[stream] = None
+                else:
+                    self._leave_locked(stream, data[:size], size)
+                poller = stream.poller
+            if size:
+                self.push(always=True)
+            if poller is not None:
+                poller.sync()
+        except BaseException:
+            if size:
+                self._drop_pen()  # or what was queued might stay
+            raise
         if not size:
             raise os_error(errno.EAGAIN)
         return size
