@@ -121,7 +121,7 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew) -> Costs:
             {"operations": 48},
             1,
             # Of a MiB: frames of 128 KiB, window updates, and reads of what is there.
-            {"frames": 16, "send": 16, "system calls": 60, "wake-up": 1},
+            {"frames": 16, "send": 16, "system calls": 50, "wake-up": 0.5},
             id="bulk, a MiB",
         ),
         pytest.param(
