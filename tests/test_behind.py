@@ -152,3 +152,23 @@ def test_closing_the_session_flushes_it(
     assert [f.body for f in frames if f.type == DATA and f.body] == [b"held", b"last words"]
     closing.result()
     assert isinstance(held.session.wait(), muxado.SessionEnd)
+
+
+def test_a_send_comes_before_the_flush_or_is_told(
+    peer: RawPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is taken between the look that finds all flushed and the end."""
+    stream = peer.session.open()
+    stream.sendall(b"SYN and all")
+    told: list[BaseException] = []
+
+    def send(*_: object) -> None:
+        try:
+            stream.sendall(b"too late")
+        except muxado.SessionClosed as error:
+            told.append(error)
+
+    before(monkeypatch, peer.session._engine, "_die", send)
+    peer.session.close()
+    assert told
+    assert [f.body for f in peer.rest() if f.type == DATA and f.body] == [b"SYN and all"]

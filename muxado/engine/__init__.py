@@ -352,13 +352,19 @@ class Engine(ReadSeat):
                     if self.session_poller is not None:
                         pollers = [*(pollers or ()), self.session_poller]
                 self._follow_up(pollers)
-                self._wait(self._flushers, self._flushed_locked, deadline)
+                self._wait(self._flushers, self._flushed_for_good_locked, deadline)
             finally:
                 self._die(ErrorCode.NO_ERROR, None, b"")
             self._await_end(deadline)
         except BaseException:
             self.abandon()  # an exception from outside: it is closed all the same
             raise
+
+    def _flushed_for_good_locked(self) -> bool:
+        """The end, once all is flushed: a send comes before, and is flushed, or is told."""
+        if self._flushed_locked():
+            self._die_locked(ErrorCode.NO_ERROR, None, b"")
+        return self.death is not None
 
     def _stop_locked(self) -> None:
         """Take nothing new: what is left is to be flushed."""
