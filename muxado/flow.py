@@ -1,8 +1,11 @@
 """Flow control: how much each side may send, as plain arithmetic.
 
 Both ends assume the same window for a new stream. The receiver grants what its application has
-read, in steps of half a window: an update per read would cost a frame each, and a window that
-runs dry before it is topped up would stall the sender.
+read, in steps of half the window that a stream starts with: an update per read would cost a frame
+each, and a window that runs dry before it is topped up would stall the sender. The steps stay as
+they are when the window grows, because some senders never let theirs grow beyond the start
+(ngrok's agent in Rust: seen to stop after 262144 bytes, whatever it had been granted), and one that
+waits for an update which is not due yet would wait for ever.
 
 **How a receive window grows.** A sender that may have ``size`` bytes under way sends ``size`` bytes
 in a round trip and no more, however fast the link is. So the receiver watches what its application
@@ -67,6 +70,7 @@ class ReceiveWindow:
         "_quiet",
         "_read",
         "_since",
+        "_start",
         "_told",
         "left",
         "mark",
@@ -77,6 +81,7 @@ class ReceiveWindow:
     def __init__(self, size: int) -> None:
         #: Bytes the peer could have under way at once.
         self.size = size
+        self._start = size
         #: Bytes the peer may still send.
         self.left = size
         #: Bytes the application has read that the peer does not know of yet. Below 0 after the
@@ -95,7 +100,7 @@ class ReceiveWindow:
     def consume(self, count: int) -> bool:
         """The application has read ``count`` bytes; true when an update is due."""
         self.read += count
-        return self.read * 2 >= self.size
+        return self.read * 2 >= self._start
 
     def grant(self) -> int:
         """The increment to tell the peer now, 0 for none; it counts as told."""

@@ -28,8 +28,11 @@ STARTS = [64 * KIB, 256 * KIB]
 class World:
     """A sender, a link, a receiver and its application, in steps of a fiftieth of a round trip."""
 
-    def __init__(self, windows: Windows, start: int, *, trip: float) -> None:
+    def __init__(
+        self, windows: Windows, start: int, *, trip: float, cap: int | None = None
+    ) -> None:
         self.windows = windows
+        self._cap = cap  # what the sender ignores of its window, like ngrok's agent
         self.sender, self.window = SendWindow(start), ReceiveWindow(start)
         windows.opened()
         self.buffered = 0
@@ -69,6 +72,8 @@ class World:
                     self._grants.append((self.now + self._trip / 2, increment))
             while self._grants and self._grants[0][0] <= self.now:
                 assert self.sender.grant(self._grants.popleft()[1])
+                if self._cap is not None:
+                    self.sender.left = min(self.sender.left, self._cap)
             assert window.left + self.buffered + window.read == window.size
         return total
 
@@ -103,6 +108,14 @@ def test_a_slow_sender_hardly_grows_it(start: int) -> None:
     one = world(start)
     one.run(20.0, rate=100e3)
     assert one.window.size <= 3 * start
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_sender_whose_own_window_never_grows_is_not_left_waiting(start: int) -> None:
+    capped = World(Windows(start, 16 * MIB, 256 * MIB), start, trip=0.01, cap=start)
+    for _ in range(20):
+        assert capped.run(0.5, rate=1e9) >= 0.5 / 0.01 * start / 2, "half a window a round trip"
+    assert capped.window.size > 2 * start, "it grew nevertheless"
 
 
 def test_it_grows_no_larger_than_it_may() -> None:

@@ -148,7 +148,11 @@ def test_recv_into_an_empty_buffer_neither_waits_nor_takes_anything(pipe: Pipe) 
     assert pipe.far.recv(1024) == b"spam"
 
 
-@pytest.mark.parametrize("buffer", [b"12345678", memoryview(b"12345678"), "12345678", 8], ids=repr)
+@pytest.mark.parametrize(
+    "buffer",
+    [b"12345678", memoryview(b"12345678"), "12345678", 8],
+    ids=["bytes", "memoryview", "str", "int"],
+)
 def test_recv_into_what_cannot_be_written(pipe: Pipe, buffer: Any) -> None:
     pipe.near.sendall(b"spam")
     with pytest.raises(TypeError):
