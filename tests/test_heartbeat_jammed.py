@@ -65,8 +65,13 @@ class Stuck:
 
 
 @pytest.fixture
-def stuck(sessions: Sessions) -> Iterator[Callable[..., tuple[Stuck, muxado.Session]]]:
+def stuck(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[Stuck, muxado.Session]]]:
     made = []
+    # How long an end waits for a thread that is stuck: here it waits in vain.
+    for name in ("muxado.engine.clock.GRACE", "muxado.engine.GRACE", "muxado.engine._JOIN"):
+        monkeypatch.setattr(name, 0.1)
 
     def make(frees: str, **options: Any) -> tuple[Stuck, muxado.Session]:
         made.append(Stuck(frees))

@@ -177,6 +177,7 @@ class Truth:
         self.talks: dict[tuple[int, int], Talk] = {}
         self.ended = False  # somebody has ended a session, or the connection broke
         self.gone = [False, False]  # this side said GOAWAY
+        self.finishing = [0, 0]  # calls of this side's that open a stream finished, under way
 
     def opened(self, side: int, stream: muxado.Stream, *, fin: bool) -> Talk:
         # The peer may have been faster, and have accepted it before open() returned.

@@ -66,12 +66,15 @@ class Player:
     def open(self, session: muxado.Session, step: Step) -> None:
         truth = self.run.truth
         fin = step.name == "open_finished"
+        truth.finishing[self.side] += fin
         try:
             stream = session.open(fin=fin, priority=step.pick % 3)
+            talk = truth.opened(self.side, stream, fin=fin)
         except (muxado.SessionClosed, muxado.RemoteGoneAway):
             assert truth.ended or any(truth.gone)
             return
-        talk = truth.opened(self.side, stream, fin=fin)
+        finally:
+            truth.finishing[self.side] -= fin
         if step.name == "ask":
             try:
                 self.sendall(talk, step.size)
@@ -229,7 +232,10 @@ class Player:
             else:
                 flow.received(data)
             if not data and not talk.deaf[self.side]:
-                assert talk.shut[1 - self.side], "an end of file that nobody sent"
+                # Who opens a stream finished may not have heard yet that it is open.
+                other = 1 - self.side
+                born = talk.ends[other] is None and self.run.truth.finishing[other]
+                assert talk.shut[other] or born, "an end of file that nobody sent"
                 if flow.readers == 1:
                     flow.complete()
         finally:
