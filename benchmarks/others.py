@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -42,12 +43,15 @@ class Channel:
         self._channel = channel
         self.sendall = channel.sendall
         self.recv = channel.recv
-        self.close = channel.close
 
     def recv_into(self, buffer: memoryview, /) -> int:
         data = self._channel.recv(len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+    def close(self) -> None:
+        with contextlib.suppress(EOFError, OSError):  # the other end may have left already
+            self._channel.close()
 
 
 class Paramiko(PythonPeer):
