@@ -1,11 +1,11 @@
 """Flow control: how much each side may send, as plain arithmetic.
 
 Both ends assume the same window for a new stream. The receiver grants what its application has
-read, in steps of half the window that a stream starts with: an update per read would cost a frame
-each, and a window that runs dry before it is topped up would stall the sender. The steps stay as
-they are when the window grows, because some senders never let theirs grow beyond the start
-(ngrok's agent in Rust: seen to stop after 262144 bytes, whatever it had been granted), and one that
-waits for an update which is not due yet would wait for ever.
+read, in steps of half a window: an update per read would cost a frame each, and a window that
+runs dry before it is topped up would stall the sender. When the window grows the steps grow to
+three quarters of what a stream starts with and no further, because some senders never let theirs
+grow beyond the start (ngrok's agent in Rust: seen to stop after 262144 bytes, whatever it had been
+granted), and one that waits for an update which is not due yet would wait for ever.
 
 **How a receive window grows.** A sender that may have ``size`` bytes under way sends ``size`` bytes
 in a round trip and no more, however fast the link is. So the receiver watches what its application
@@ -66,6 +66,7 @@ class ReceiveWindow:
 
     __slots__ = (
         "_asked",
+        "_due",
         "_need",
         "_quiet",
         "_read",
@@ -82,6 +83,7 @@ class ReceiveWindow:
         #: Bytes the peer could have under way at once.
         self.size = size
         self._start = size
+        self._due = (size + 1) // 2  # bytes read that an update is sent for
         #: Bytes the peer may still send.
         self.left = size
         #: Bytes the application has read that the peer does not know of yet. Below 0 after the
@@ -100,7 +102,7 @@ class ReceiveWindow:
     def consume(self, count: int) -> bool:
         """The application has read ``count`` bytes; true when an update is due."""
         self.read += count
-        return self.read * 2 >= self._start
+        return self.read >= self._due
 
     def grant(self) -> int:
         """The increment to tell the peer now, 0 for none; it counts as told."""
@@ -140,6 +142,7 @@ class ReceiveWindow:
         """Be ``size`` large from the next grant on."""
         self.read += size - self.size
         self.size = size
+        self._due = min((size + 1) // 2, -(-3 * self._start // 4))
 
     def told(self, increment: int, now: float) -> None:
         """An update of ``increment`` bytes goes to the peer: measure how long it takes."""

@@ -121,8 +121,8 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew) -> Costs:
             48 * MIB,
             {"operations": 48},
             1,
-            # Of a MiB: frames of 128 KiB, as many window updates, and reads of what is there.
-            {"frames": 18, "send": 18, "system calls": 60, "wake-up": 0.5},
+            # Of a MiB: frames of 128 KiB, window updates, and reads of what is there.
+            {"frames": 16, "send": 16, "system calls": 50, "wake-up": 0.5},
             id="bulk, a MiB",
         ),
         pytest.param(
