@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import muxado
 from muxado import transport
 from muxado.config import Config
+from muxado.engine import write_seat
 from muxado.engine.write_seat import Write, WriteSeat
 from muxado.errors import ErrorCode
 from muxado.protocol import Protocol, StreamState
@@ -55,17 +56,19 @@ class Desk:
         self.protocol = self.seat.protocol
         self.priority: dict[int, int] = {}
 
-    def add(self, priority: int, size: int) -> None:
+    def add(self, priority: int, data: int | bytes | bytearray) -> None:
         stream = self.protocol.open(priority=priority, stream_type=0, fin=False)
-        stream.write = Write(memoryview(bytes(size)))
+        stream.write = Write(memoryview(bytes(data) if isinstance(data, int) else data))
         self.protocol.schedule.add(stream, priority)
         self.priority[stream.id] = priority
 
+    def buffers(self) -> list[Buffer]:
+        with self.seat._lock:
+            return self.seat._batch_locked(Write(memoryview(b"")))
+
     def batch(self) -> list[tuple[int, int]]:
         """What goes out next: stream ids, with how many bytes of each."""
-        with self.seat._lock:
-            buffers = self.seat._batch_locked(Write(memoryview(b"")))
-        data, frames = b"".join(buffers), []
+        data, frames = b"".join(self.buffers()), []
         while data:
             length, kind = int.from_bytes(data[:3], "big"), data[3] >> 4
             if kind == DATA and length:  # a SYN by itself is empty
@@ -117,6 +120,69 @@ def test_equals_alone_send_large_batches() -> None:
     alone = Desk()
     alone.add(0, 200_000)
     assert alone.batch()[0][1] == 131072
+
+
+def test_a_callers_memory_is_its_own_once_its_bytes_are_in_a_batch() -> None:
+    """They count as sent, so the caller may write there again. Bytes that cannot change stay."""
+    desk = Desk()
+    fixed, changing = b"fixed" * 10, bytearray(b"spams" * 10)
+    desk.add(0, fixed)
+    desk.add(0, changing)
+    buffers = desk.buffers()
+    changing[:] = bytes(len(changing))
+    bodies = [memoryview(each) for each in buffers if len(each) == 50]
+    assert bodies == [fixed, b"spams" * 10]
+    assert bodies[0].obj is fixed
+    assert isinstance(changing, bytearray)
+    changing.clear()  # nor does anything keep it from being resized
+
+
+class Wire:
+    """Time as it goes by on a connection that takes so many bytes a second."""
+
+    def __init__(self, rate: float, room: int) -> None:
+        self.now, self._rate, self._room, self._ahead = 1000.0, rate, room, 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def take(self, size: int) -> None:
+        """Time passes until it has: what fits into its buffer goes at a gigabyte a second."""
+        self.now += size / 1e9
+        self._ahead = max(0.0, self._ahead - self._rate * size / 1e9) + size
+        if self._ahead > self._room:
+            self.now += (self._ahead - self._room) / self._rate
+            self._ahead = self._room
+
+
+@pytest.mark.parametrize(
+    ("rate", "most"),
+    [(1.25e6, 65536), (30e6, 65536), (60e6, 120_000), (125e6, 250_000), (1e9, 262144)],
+)
+def test_turns_are_as_long_as_the_connection_is_fast(
+    rate: float, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the kernel's buffers swallow at first, at 10 Mbit/s a turn is never longer."""
+    link = Wire(rate, room=6_000_000)
+    monkeypatch.setattr(write_seat, "time", link)
+    desk = Desk()
+    lengths: list[int] = []
+    for _ in range(400):
+        if not desk.protocol.schedule:
+            for _ in range(3):
+                desk.add(0, 262144)
+        buffers = desk.buffers()
+        lengths += [length for length in map(len, buffers) if length > 1000]
+        size = sum(map(len, buffers))
+        link.take(size)
+        desk.seat._pace(size)
+    assert max(lengths) <= most
+    assert max(lengths[-40:]) > 0.9 * most
+    desk.add(3, 100_000)  # an urgent one waits for no long turn
+    assert max(length for _, length in desk.batch()) <= AHEAD
+    link.now += 1.0  # nothing was there to send, and how fast it is now nobody knows
+    desk.seat._pace(1000)
+    assert desk.seat._turn <= 65536
 
 
 def test_a_new_priority_counts_from_the_next_frame() -> None:

@@ -38,7 +38,8 @@ __all__ = [
 #: Bytes read at a time.
 READ = 262144
 #: Bytes of one frame at most, where the version of the wire allows as many: among streams of one
-#: priority, and of one alone. Where priorities differ they are shorter; see the write seat.
+#: priority, and of one alone. Where priorities differ they are shorter, and on a fast connection
+#: they may be longer; see the write seat.
 _FRAME_SHARED = 65536
 _FRAME_ALONE = 131072
 
@@ -144,6 +145,10 @@ class Shared:
         self._jam_time = 0.0  # the write seat's: seconds waited so
         self._stalls = 0  # guarded by _lock: how often a sender has waited for window
         self._senders: dict[threading.Lock, None] = {}  # guarded by _lock: who waits for the seat
+        self._turn = 0  # the seat's: bytes of one frame on a fast connection, see _pace()
+        #: The seat's, of the connection's pace: since when (seconds, monotonic), how many bytes
+        #: since then, and how many a second before.
+        self._paced: tuple[float, int, float] = (0.0, 0, 0.0)
         self._unsent = bytearray()  # guarded by _lock: framed, goes before all but heartbeats
         self._cut = 0  # guarded by _lock: so many bytes of that end a frame that was begun
         self._begun = 0  # the seat's: the same of the batch under way

@@ -31,6 +31,13 @@ _BROKEN = 1.0
 _JOIN_UP_TO = 16384
 #: Bytes of one batch.
 _BATCH = 131072
+#: On a fast connection a frame has as many bytes as it takes in so many seconds, and at most so
+#: many: among many streams every frame costs two threads a wake-up.
+_TURN = 0.002
+_MAX_TURN = 262144
+#: Seconds over which the connection's pace is measured: longer than it takes to fill the kernel's
+#: buffers, or the first look at a slow connection would find it fast.
+_PACE = 0.01
 #: Bytes that non-blocking sends may leave to whoever writes next.
 _MAX_UNSENT = 262144
 #: Behind so many bytes what is owed stays with the protocol, which bounds it.
@@ -48,10 +55,12 @@ _MAX_UNSENT_MIXED = 16384
 class Write:
     """Bytes that wait to be sent: a caller's own memory until they go out."""
 
-    __slots__ = ("data", "sent", "thread")
+    __slots__ = ("data", "fixed", "sent", "thread")
 
     def __init__(self, data: memoryview) -> None:
         self.data = data
+        #: Nobody can change them, not even a caller who has stopped waiting.
+        self.fixed = type(data.obj) is bytes
         self.sent = 0
         self.thread = get_ident()
 
@@ -344,10 +353,28 @@ class WriteSeat(Clock):
                 buffers = self._batch_locked(write)
             if not buffers and not self.transport.pending:
                 break
-            if not self._transmit(buffers, sum(map(len, buffers)), deadline):
+            size = sum(map(len, buffers))
+            if not self._transmit(buffers, size, deadline):
                 break
             self._begun = 0
+            if write is not None:
+                self._pace(size)
         self._leave_pen()
+
+    def _pace(self, size: int) -> None:
+        """The connection has taken ``size`` bytes: how long a turn may be from now on.
+
+        Believed is what it has taken twice in a row, and when nothing was there to send that counts
+        as slow.
+        """
+        since, count, before = self._paced
+        now = time.monotonic()
+        if now - since < _PACE:
+            self._paced = (since, count + size, before)
+            return
+        pace = (count + size) / (now - since)
+        self._paced = (now, 0, pace)
+        self._turn = min(int(min(pace, before) * _TURN), _MAX_TURN, self.protocol.codec.max_data)
 
     def _batch_locked(self, write: Write | None) -> list[Buffer]:
         """The best next frames, what was left over first. They count as sent.
@@ -375,9 +402,10 @@ class WriteSeat(Clock):
                 if control:
                     buffers.append(control)
             data = write is not None or not self._inline
-            most = _MIXED if protocol.mixed else _BATCH
+            most, turn = (_MIXED, 0) if protocol.mixed else (max(_BATCH, self._turn), self._turn)
             while data and schedule and size < most:
-                limit = min(most, self._frame_shared if len(schedule) > 1 else self._frame_alone)
+                frame = self._frame_shared if len(schedule) > 1 else self._frame_alone
+                limit = min(most, max(frame, turn))
                 stream = schedule.pop()
                 waiting: Write = stream.write
                 start = waiting.sent
@@ -385,7 +413,7 @@ class WriteSeat(Clock):
                 buffers.append(protocol.data_header(stream, count))
                 part = waiting.data[start : start + count]
                 # A caller that stops waiting has its memory back, so another's is copied.
-                buffers.append(part if waiting is write else bytes(part))
+                buffers.append(part if waiting is write or waiting.fixed else bytes(part))
                 size += count
                 waiting.sent = start + count
                 if waiting.sent < len(waiting.data) and stream.send.left > 0:
