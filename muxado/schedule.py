@@ -64,6 +64,15 @@ class Schedule(Generic[T]):
                 heapq.heapify(order)
                 self._order = order
 
+    def first(self) -> T:
+        """The one that :meth:`pop` would return; there must be one."""
+        while True:
+            level = self._levels.get(-self._order[0])
+            if level:
+                return next(iter(level))
+            self._levels.pop(-self._order[0], None)
+            heapq.heappop(self._order)
+
     def pop(self) -> T:
         """Take out and return the one that goes next; ``IndexError`` when there is none."""
         while True:

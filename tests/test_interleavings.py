@@ -10,11 +10,13 @@ import select
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 import muxado
+from muxado.engine import write_seat
 
 from .conformance.certificate import Certificate
 from .conformance.crew import GUARD, Crew
@@ -241,6 +243,53 @@ def test_a_send_that_may_not_wait_writes_no_bytes_of_others(
         assert second._state.write.sent == 0
         sleep.open()
         queued.result()
+
+
+@pytest.mark.parametrize("how", ["reset", "late"])
+def test_the_one_whose_turn_it_is_gives_up(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """It is woken to write, and its stream is over, or its time, before it looks: another's turn
+    has come."""
+    peer = raw(client=True)
+    engine = peer.session._engine
+    first, second, third = (peer.session.open() for _ in range(3))
+    with Gate() as pen:
+        after(monkeypatch, engine.transport, "send", pen.stop_large)
+        writing = crew.start(first.sendall, bytes(10_000))
+        pen.reached()
+        second.settimeout(GUARD)
+        chosen = crew.start(second.sendall, bytes(200_000))
+        until(lambda: len(engine._senders) == 1)
+        (waiter,) = engine._senders
+        queued = crew.start(third.sendall, bytes(200_000))
+        until(lambda: len(engine._senders) == 2)
+
+        def woken(who: object) -> None:
+            if who is not waiter:
+                return
+            monkeypatch.undo()
+            if how == "reset":
+                engine.protocol.reset(second._state, muxado.ErrorCode.STREAM_CANCELLED)
+            else:
+                real = time.monotonic
+                monkeypatch.setattr(write_seat.time, "monotonic", lambda: real() + 2 * GUARD)
+
+        after(monkeypatch, engine, "_wake_locked", woken)
+        pen.open()
+        writing.result()
+        with pytest.raises(muxado.StreamReset if how == "reset" else TimeoutError):
+            chosen.result()
+    peer.sock.settimeout(GUARD)
+    got = 0
+    while got < 200_000:
+        header = peer.read()
+        assert header is not None
+        got += len(header.body) * (header.stream_id == third.id)
+    queued.result()
+    monkeypatch.undo()
+    for stream in (first, second, third):
+        stream.close()
 
 
 def test_what_send_reports_is_all_that_went(

@@ -55,16 +55,19 @@ class Desk:
         self.seat = WriteSeat(self.paper, Config(), client=True)
         self.protocol = self.seat.protocol
         self.priority: dict[int, int] = {}
+        state = StreamState(0, local=True, window=0, priority=0, stream_type=0)
+        self._nobody = Write(state, memoryview(b""))  # who sits, and has nothing to send
 
     def add(self, priority: int, data: int | bytes | bytearray) -> None:
         stream = self.protocol.open(priority=priority, stream_type=0, fin=False)
-        stream.write = Write(memoryview(bytes(data) if isinstance(data, int) else data))
+        view = memoryview(bytes(data) if isinstance(data, int) else data)
+        stream.write = Write(stream, view)
         self.protocol.schedule.add(stream, priority)
         self.priority[stream.id] = priority
 
     def buffers(self) -> list[Buffer]:
         with self.seat._lock:
-            return self.seat._batch_locked(Write(memoryview(b"")))
+            return self.seat._batch_locked(self._nobody)
 
     def batch(self) -> list[tuple[int, int]]:
         """What goes out next: stream ids, with how many bytes of each."""

@@ -66,7 +66,10 @@ def test_like_the_model(todo: list[tuple[str, str, int]]) -> None:
                 schedule.pop()
         else:
             before = dict(model.waiting)
+            first = schedule.first()
+            assert first in schedule
             popped = schedule.pop()
+            assert popped == first
             assert popped == model.pop()
             if what == "again":
                 schedule.add(popped, before[popped])

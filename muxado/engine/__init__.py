@@ -35,8 +35,12 @@ session nor a caller that waits for an hour polls. While a descriptor of ``filen
 thread keeps the seat, because pollers wait where no caller of ours does.
 
 **Writing.** The one in the write seat takes a batch under the lock, writes it without, and goes
-on until its own bytes are out. Bytes of others are copied into the batch and count as sent, so
-that a sender's time-out never waits for somebody else's write. A small message that meets another
+on until its own bytes are out. Bytes of others are copied into the batch, unless nobody can change
+them, and count as sent, so that a sender's time-out never waits for somebody else's write. Without
+window of its own it goes on for the others as long as it need not wait for the connection. A sender
+sleeps until all its bytes are sent, by whomever, or it is its turn to write: that is the one whose
+stream goes next when the seat gets free, and when window comes while it is free. Whoever is chosen
+so and gives up instead passes the turn on. A small message that meets another
 in the seat is left to it, framed, behind ``_unsent``, as if the connection had taken it. A batch
 that the connection does not take in time is kept in ``_unsent`` and goes first: a frame once begun
 is finished, or the session dies. What the read side owes is written by whoever dispatched it if

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from typing import Protocol as Interface
 
 from muxado import wire
@@ -144,7 +144,8 @@ class Shared:
         self._jam: tuple[float, str, int] | None = None
         self._jam_time = 0.0  # the write seat's: seconds waited so
         self._stalls = 0  # guarded by _lock: how often a sender has waited for window
-        self._senders: dict[threading.Lock, None] = {}  # guarded by _lock: who waits for the seat
+        #: Guarded by _lock: who waits to have bytes sent, and the ``Write`` that they are in.
+        self._senders: dict[threading.Lock, Any] = {}
         self._turn = 0  # the seat's: bytes of one frame on a fast connection, see _pace()
         #: The seat's, of the connection's pace: since when (seconds, monotonic), how many bytes
         #: since then, and how many a second before.
@@ -185,7 +186,7 @@ class Shared:
         deadline: float | None,
         *,
         reads: bool = False,
-        sends: bool = False,
+        sends: Any = None,
         yielded: bool = False,
     ) -> bool:
         """Wait until ``ready()``, asked under the lock, is true; false past ``deadline``.
@@ -193,7 +194,8 @@ class Shared:
         ``ready`` must be true once the session is dead, and is not asked again once it was; so
         it may do what the caller waits to do. The waiter stands in ``crowd`` for
         those who know what it waits for. ``reads``: what it waits for comes from the peer, so
-        it may take the read seat. ``sends``: it waits for the write seat, and takes it.
+        it may take the read seat. ``sends``: the ``Write`` that is to be sent, by whoever has the
+        write seat, which the waiter takes when it is woken and nobody has it.
         """
         waiter: threading.Lock | None = None
         reads = reads and self._inline
@@ -210,15 +212,14 @@ class Shared:
                         if waiter is not None:
                             self._dismiss_locked(waiter, crowd)
                             self._pass_seat_locked()
-                            if sends:
-                                self._pass_pen_locked()
                         return done
                     if waiter is None:
                         waiter = self._spare.pop() if self._spare else new_waiter()
                         self._waiters[waiter] = None
                         crowd.append(waiter)
-                        if sends:
-                            self._senders[waiter] = None
+                        if sends is not None:
+                            self._senders[waiter] = sends
+                            sends.waiter = waiter
                     waiter.acquire(False)  # a wake-up from before this look is spent
                     leads = False
                     if reads:
@@ -250,7 +251,9 @@ class Shared:
     def _dismiss_locked(self, waiter: threading.Lock, crowd: list[threading.Lock]) -> None:
         """Nobody waits with ``waiter`` any more."""
         self._willing.pop(waiter, None)
-        self._senders.pop(waiter, None)
+        write = self._senders.pop(waiter, None)
+        if write is not None:
+            write.waiter = None
         if waiter in crowd:
             crowd.remove(waiter)
         if self._waiters.pop(waiter, self) is None:  # else an exception struck below
@@ -406,14 +409,19 @@ class Shared:
                     else:
                         self._woke = self._woke or back
                         self._wake_locked(waiter)
-                for waiter in stream.writers or ():
-                    if waiter is not but:
-                        self._woke = self._woke or (back and waiter in self._willing)
-                        self._wake_locked(waiter)
+                if stream.failure is not None:
+                    for waiter in stream.writers or ():
+                        if waiter is not but:
+                            self._wake_locked(waiter)
                 if stream.poller is not None:
                     pollers = pollers or []
                     pollers.append(stream.poller)
             protocol.changed.clear()
+            if self._scheduled and not self._writing and self._inline:
+                # Window has come. One who may go on is enough: it sends for the others too.
+                mine = None if isinstance(but, list) else self._senders.get(cast(Any, but))
+                if mine is None or mine.stream not in self._scheduled:
+                    self._pass_pen_locked()
         if protocol.arrived:
             protocol.arrived = False
             for waiter in self._acceptors:

@@ -55,14 +55,20 @@ _MAX_UNSENT_MIXED = 16384
 class Write:
     """Bytes that wait to be sent: a caller's own memory until they go out."""
 
-    __slots__ = ("data", "fixed", "sent", "thread")
+    __slots__ = ("data", "fixed", "patient", "sent", "stream", "thread", "waiter")
 
-    def __init__(self, data: memoryview) -> None:
+    def __init__(self, stream: StreamState, data: memoryview) -> None:
+        self.stream = stream
         self.data = data
         #: Nobody can change them, not even a caller who has stopped waiting.
         self.fixed = type(data.obj) is bytes
         self.sent = 0
         self.thread = get_ident()
+        # Guarded by the session's lock:
+        #: What its caller sleeps on.
+        self.waiter: threading.Lock | None = None
+        #: Its caller need not be woken when its window is used up, but when all is sent.
+        self.patient = False
 
 
 class WriteSeat(Clock):
@@ -165,8 +171,9 @@ class WriteSeat(Clock):
     def _write_slowly(
         self, stream: StreamState, data: memoryview, deadline: float | None, *, whole: bool
     ) -> int:
-        write = Write(data)
+        write = Write(stream, data)
         size = len(data)
+        reads = True
         protocol = self.protocol
         with self._lock:
             if stream.writers is None:
@@ -182,15 +189,14 @@ class WriteSeat(Clock):
                 or (write.sent > 0 and not whole)
             )
 
-        def window() -> bool:  # or another's turn has come, or somebody else sent
-            return over() or stream.write is not write or stream.send.left > 0
-
         def turn() -> bool:
             if over() or stream.write is None or self._broken is not None:
                 return True
             if stream.write is not write:
                 return False
-            return stream not in protocol.schedule or (self._inline and not self._writing)
+            if stream not in protocol.schedule:
+                return not reads  # without window it waits for that as well
+            return self._inline and not self._writing
 
         try:
             while True:
@@ -206,12 +212,12 @@ class WriteSeat(Clock):
                         self._retire_locked(stream, write)
                         break
                     broken = self._broken is not None
+                    mine = before is None or before is write
+                    blocked = mine and stream.send.left <= 0
                     if before is None:
                         stream.write = write
                         stream.wrote = True
-                    mine = stream.write is write
-                    blocked = mine and stream.send.left <= 0
-                    self._stalls += blocked
+                        self._stalls += blocked
                     if mine and not blocked and not broken:
                         protocol.schedule.add(stream, stream.priority)
                         if not self._inline:
@@ -223,10 +229,14 @@ class WriteSeat(Clock):
                     self._pump(stream, write, deadline, whole=whole)
                 elif broken:
                     self._wait(self._watchers, self._dead, deadline, reads=True)
-                elif blocked:
-                    self._wait(crowd, window, deadline, reads=True)
+                elif not mine:
+                    self._wait(crowd, turn, deadline)
                 else:
-                    self._wait(crowd, turn, deadline, sends=mine)
+                    # A handler's thread that sits in a seat below waits for its turn, and for
+                    # window it must not.
+                    reads = blocked or not self._sits_below(reading=True)
+                    write.patient = reads and whole
+                    self._wait(crowd, turn, deadline, reads=reads, sends=write)
             if stream.poller is not None:
                 stream.poller.sync()
         except BaseException:
@@ -248,8 +258,7 @@ class WriteSeat(Clock):
         """``write`` is over, whatever came of it: it is another's turn."""
         self._withdraw_locked(stream, write)
         self._wake_all_locked(stream.writers)
-        if self._flushers:
-            self._pass_pen_locked()
+        self._pass_pen_locked()
 
     def _withdraw_locked(self, stream: StreamState, write: Write) -> None:
         if stream.write is write:
@@ -340,21 +349,27 @@ class WriteSeat(Clock):
         Without ``write``, until nothing is left that can be sent. The caller frees the seat when
         an exception comes out of here.
         """
+        patience = deadline
         while True:
             with self._lock:
                 if self.death is not None:
                     break
-                if (
-                    stream is not None
-                    and write is not None
-                    and (stream not in self.protocol.schedule or (write.sent > 0 and not whole))
-                ):
-                    break
+                if stream is not None and write is not None:
+                    if stream.write is not write or (write.sent > 0 and not whole):
+                        break
+                    patience = deadline
+                    if stream not in self._scheduled:
+                        # It waits for window, and sends for others as long as that takes no time.
+                        if not self._scheduled or (
+                            deadline is not None and time.monotonic() >= deadline
+                        ):
+                            break
+                        patience = 0.0
                 buffers = self._batch_locked(write)
             if not buffers and not self.transport.pending:
                 break
             size = sum(map(len, buffers))
-            if not self._transmit(buffers, size, deadline):
+            if not self._transmit(buffers, size, patience):
                 break
             self._begun = 0
             if write is not None:
@@ -416,11 +431,15 @@ class WriteSeat(Clock):
                 buffers.append(part if waiting is write or waiting.fixed else bytes(part))
                 size += count
                 waiting.sent = start + count
-                if waiting.sent < len(waiting.data) and stream.send.left > 0:
-                    schedule.add(stream, stream.priority)
-                    continue
                 if waiting.sent == len(waiting.data):
                     stream.write = None
+                elif stream.send.left > 0:
+                    schedule.add(stream, stream.priority)
+                    continue
+                else:
+                    self._stalls += 1
+                    if waiting.patient or waiting is write:
+                        continue
                 self._wake_all_locked(stream.writers)
             self._midway = bool(buffers)
             return buffers
@@ -536,8 +555,11 @@ class WriteSeat(Clock):
         protocol = self.protocol
         if self.death is not None:
             self._wake_locked(self._writer_waiter)
-        elif protocol.schedule and self._senders:
-            self._wake_locked(next(iter(self._senders)))
+        elif self._scheduled and self._senders:
+            # One who is not asleep is about to look.
+            waiter = protocol.schedule.first().write.waiter
+            if waiter is not None:
+                self._wake_locked(waiter)
         elif self._owed_locked() or (protocol.schedule and not self._inline):
             self._wake_locked(self._writer_waiter)
         elif protocol.opening or protocol.ending:
