@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from .conformance.crew import Crew
+from muxado.engine import write_seat
+
+from .conformance.crew import GUARD, Crew
 from .gates import Calls, Gate, after, before
 from .support import (
     DATA,
@@ -94,6 +96,35 @@ def test_an_open_while_the_connection_is_full(
                 assert got.stream_id == first.id
             assert got == (DATA, SYN, second.id, b"")
             jam.result()
+
+
+def test_a_burst_of_opens_wakes_the_writer_thread_once(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Woken for a SYN, it finds another writing who may take it along: it naps, and does not park.
+
+    Parked, it would be woken again by the next open, and by the one who writes as it leaves.
+    """
+    peer = raw(client=True, heartbeat_interval=None)
+    engine = peer.session._engine
+    with Gate() as gate, peer.session.open() as first:
+        first.sendall(b"x")
+        until(lambda: engine._writer_parked)
+        monkeypatch.setattr(write_seat, "_RIDE", GUARD)
+        after(monkeypatch, engine.transport, "send", gate.stop_large)
+        sending = crew.start(first.sendall, bytes(10_000))
+        gate.reached()
+        turns = Calls(monkeypatch, engine, "_heartbeat_locked")
+        with peer.session.open() as second:
+            until(lambda: turns.count)
+            with engine._lock:
+                assert not engine._writer_parked
+            with peer.session.open() as third:
+                gate.open()
+                sending.result()
+                assert turns.count == 1
+                third.sendall(b"x")
+            second.sendall(b"x")
 
 
 def test_a_wait_for_the_end_is_not_woken_by_writes(

@@ -633,9 +633,10 @@ class WriteSeat(Clock):
                         self._writing = get_ident()
                     elif lazy and not self._writing:  # else whoever writes takes it along
                         pause, riding, idle = _RIDE, True, 0
-                    elif riding and idle < _IDLE_RIDES and not self._writing:
-                        # More opens or closes are likely: they find us awake.
-                        pause, idle = _RIDE, idle + 1
+                    elif (lazy or riding) and idle < _IDLE_RIDES:
+                        # More opens or closes are likely: they find us awake. A burst of them by
+                        # one who writes between any two would wake us for each.
+                        pause, riding, idle = _RIDE, True, idle + 1
                     else:
                         riding, idle = False, 0
                         self._writer_parked = True
