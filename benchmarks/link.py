@@ -3,6 +3,20 @@
 Loopback shows none of the three, so this runs over the emulated link of the tests, which takes
 root. Each measurement has a connection, and a process for the far end, of its own.
 ``--draw DIRECTORY`` leaves two pictures there, through matplotlib.
+
+A wire takes no processor's time from its ends. Where there are two processors or more, the relay
+that stands for the wire has the last one to itself, and the two ends share the rest: else it meets
+one end or the other on the same processor, and which one decides the figures.
+
+Opening is measured with Reno as TCP's congestion control, which every kernel has. It sends as fast
+as its window allows. BBR, the default of some systems, paces a burst at the rate it has seen so
+far, so that over a link as wide as this one, which the application never fills, a burst takes as
+long as the bursts before it, whatever wrote it. The burst is one thread's: it opens a stream, sends
+its request, opens the next, and so on, and then reads the replies. It counts warm and cold. Warm: a
+session that has just exchanged the same, twice at least, so that TCP's window at both ends has
+grown past the burst. Cold: a new session that has exchanged one request, where TCP may send ten
+packets at first and needs round trips of its own for more. What one TCP connection takes for the
+same bytes, echoed, is told beside both.
 """
 
 from __future__ import annotations
@@ -10,6 +24,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import itertools
+import os
 import socket
 import statistics
 import subprocess
@@ -32,7 +47,7 @@ NARROW: dict[str, Any] = {"delay": 0.005, "rate": 10e6, "queue": 40_000}
 #: Much of it, far away: 1.25 MB in a round trip, and as much in the queue.
 LONG: dict[str, Any] = {"delay": 0.025, "rate": 200e6, "queue": 1_250_000, "mtu": 9000}
 #: Nothing but distance.
-FAR: dict[str, Any] = {"delay": 0.01}
+FAR: dict[str, Any] = {"delay": 0.01, "congestion": "reno"}
 
 BULK = 8  # streams beside the urgent one
 PAUSE = 0.05  # seconds between its echoes
@@ -225,6 +240,10 @@ class Opening(NamedTuple):
     stream: float
     connection: float
     burst: float  #: a hundred streams at once, the last one's end
+    cold: float  #: the same, first thing on a session
+    plain: float  #: as many bytes over one TCP connection
+    plain_cold: float  #: the same, first thing on a connection
+    least: float = 0.0  #: that a burst has taken: what it costs where nothing disturbs the machine
 
 
 def exchange(connection: Connection) -> None:
@@ -234,12 +253,20 @@ def exchange(connection: Connection) -> None:
 
 
 def burst(session: muxado.Session) -> None:
-    streams = [session.open() for _ in range(BURST)]
-    for stream in streams:
-        stream.sendall(REPLY + bytes(SIZE - 1))
+    streams = []
+    for _ in range(BURST):
+        streams.append(session.open())
+        streams[-1].sendall(REPLY + bytes(SIZE - 1))
     for stream in streams:
         read(stream, SIZE)
         stream.close()
+
+
+def plain_burst(connection: socket.socket) -> None:
+    """As many bytes as in a burst, one way and the other, over a connection that echoes."""
+    for _ in range(BURST):
+        connection.sendall(bytes(SIZE))
+    read(connection, BURST * SIZE)
 
 
 def timed(function: Callable[..., object], *arguments: Any) -> float:
@@ -248,9 +275,18 @@ def timed(function: Callable[..., object], *arguments: Any) -> float:
     return time.monotonic() - start
 
 
+def cold_burst(link: Link) -> float:
+    near, far = link.connect()
+    with FarEnd(far, 2), muxado.client(near) as session:
+        exchange(session.open())
+        return timed(burst, session)
+
+
 def opening(link: Link, rounds: int) -> Opening:
+    """Each figure the median of ``rounds``, the cold ones' of a quarter as many."""
     near, far = link.connect()
     listening = link.listen(1)
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and so what it accepts
     address = listening.getsockname()
 
     def connect(sock: socket.socket) -> None:
@@ -265,8 +301,20 @@ def opening(link: Link, rounds: int) -> Opening:
             streams.append(timed(lambda: exchange(session.open())))
             connections.append(timed(connect, link.new_socket(0)))
         # One after another: TCP forgets in a pause how much it may send at once.
-        bursts = [timed(burst, session) for _ in range(rounds)]
-    return Opening(*map(statistics.median, (streams, connections, bursts[2:])))
+        bursts = [timed(burst, session) for _ in range(2 + 3 * rounds)]
+        plain_colds = []
+        for _ in range(max(1, rounds // 4)):
+            plain = link.new_socket(0)
+            plain.connect(address)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            plain.sendall(ECHO + b"?")
+            read(plain, 1)
+            plains = [timed(plain_burst, plain) for _ in range(2 + rounds)]
+            plain_colds.append(plains[0])
+            plain.close()
+    colds = [cold_burst(link) for _ in plain_colds]
+    found = (streams, connections, bursts[2:], colds, plains[2:], plain_colds)
+    return Opening(*map(statistics.median, found), least=min(bursts))
 
 
 # Pictures.
@@ -309,10 +357,19 @@ def draw(
 # All together.
 
 
-def priorities_part(directory: Path | None, seconds: float) -> None:
+def set_processor_aside() -> int | None:
+    """Leave one to the relay, where there are two; its number. Children are left the rest too."""
+    processors = sorted(os.sched_getaffinity(0))
+    if len(processors) < 2:
+        return None
+    os.sched_setaffinity(0, processors[:-1])
+    return processors[-1]
+
+
+def priorities_part(directory: Path | None, seconds: float, processor: int | None) -> None:
     lines = []
     for version, priorities in ((2, False), (2, True), (1, True)):
-        with Link(**NARROW) as link:
+        with Link(**NARROW, processor=processor) as link:
             found = echoes(link, version, seconds, priorities=priorities)
         idle = statistics.median(
             took for at, took in zip(found.at, found.took, strict=True) if at < QUIET
@@ -324,7 +381,8 @@ def priorities_part(directory: Path | None, seconds: float) -> None:
             f"idle {idle * 1e3:.0f} ms, then median {found.percentile(50) * 1e3:.0f}, "
             f"p95 {found.percentile(95) * 1e3:.0f}, most {found.settled[-1] * 1e3:.0f}; "
             f"bulk has {found.share:.0%} of the link, "
-            f"each {min(found.moved) / mean:.2f} to {max(found.moved) / mean:.2f} of its share"
+            f"each {min(found.moved) / mean:.2f} to {max(found.moved) / mean:.2f} of its share "
+            f"in {found.seconds:.0f} s"
         )
         if version == 2:
             label = f"priority {URGENT}" if priorities else "the same priority as bulk"
@@ -334,7 +392,7 @@ def priorities_part(directory: Path | None, seconds: float) -> None:
         draw(directory / "link-priority.svg", [(title, "round trip, ms", lines)])
 
 
-def windows_part(directory: Path | None, seconds: float) -> None:
+def windows_part(directory: Path | None, seconds: float, processor: int | None) -> None:
     lines = []
     tcp = 0.0
     kinds: list[tuple[str, int, dict[str, Any]]] = [
@@ -344,7 +402,7 @@ def windows_part(directory: Path | None, seconds: float) -> None:
         ("version 2, window fixed", 2, {"max_window": 262144}),
     ]
     for label, version, options in kinds:
-        with Link(**LONG) as link:
+        with Link(**LONG, processor=processor) as link:
             found = rates(link, version, seconds, **options)
         settled = statistics.mean(found[round(SETTLED / BIN) :])
         tcp = tcp or settled
@@ -363,16 +421,25 @@ def windows_part(directory: Path | None, seconds: float) -> None:
         draw(directory / "link-window.svg", [(title, "Mbit/s", lines)])
 
 
-def opening_part(rounds: int) -> None:
-    with Link(**FAR) as link:
+def opening_part(rounds: int, processor: int | None) -> None:
+    with Link(**FAR, processor=processor) as link:
         found = opening(link, rounds)
     trip = 2 * FAR["delay"]
     print(
         f"open, {SIZE} bytes there and back, close, over a round trip of {trip * 1e3:.0f} ms: "
         f"stream {found.stream * 1e3:.1f} ms, connection {found.connection * 1e3:.1f} ms, "
-        f"ratio {found.stream / found.connection:.2f}; {BURST} streams at once "
-        f"{found.burst * 1e3:.1f} ms, {found.burst / trip:.2f} round trips"
+        f"ratio {found.stream / found.connection:.2f}"
     )
+    bursts = (
+        (f"{BURST} streams at once", found.burst, found.cold),
+        ("as many bytes over TCP", found.plain, found.plain_cold),
+    )
+    for label, warm, cold in bursts:
+        print(
+            f"{label}: {warm * 1e3:.1f} ms, {warm / trip:.2f} round trips; "
+            f"cold {cold * 1e3:.1f} ms, {cold / trip:.2f}"
+        )
+    print(f"the quickest burst of streams: {found.least * 1e3:.1f} ms, {found.least / trip:.2f}")
 
 
 def main() -> None:
@@ -382,7 +449,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.link", description=__doc__)
     parser.add_argument("--draw", type=Path, metavar="DIRECTORY", help="leave the pictures there")
     parser.add_argument("--only", choices=["priorities", "windows", "opening"])
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each run (default: 6)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of each run (default: 12)")
     options = parser.parse_args()
     if options.seconds <= SETTLED:
         parser.error(f"figures count after {SETTLED:.0f} seconds")
@@ -390,12 +457,13 @@ def main() -> None:
         Link(**FAR).close()
     except OSError as error:
         sys.exit(f"no emulated link here: {error}")
+    processor = set_processor_aside()
     if options.only in (None, "priorities"):
-        priorities_part(options.draw, options.seconds)
+        priorities_part(options.draw, options.seconds, processor)
     if options.only in (None, "windows"):
-        windows_part(options.draw, options.seconds)
+        windows_part(options.draw, options.seconds, processor)
     if options.only in (None, "opening"):
-        opening_part(rounds=20)
+        opening_part(20, processor)
 
 
 if __name__ == "__main__":

@@ -39,22 +39,31 @@ class Link:
 
     ``delay`` is one way, in seconds; ``rate`` in bits a second, ``None`` for as fast as it goes;
     ``queue`` in bytes, what waits for the wire in each direction; ``mtu`` in bytes, larger where
-    the rate would be too many packets for a relay in Python. Raises ``OSError`` where namespaces
-    or TUN devices are not to be had.
+    the rate would be too many packets for a relay in Python. ``congestion`` is TCP's control of
+    it by name, ``None`` for the system's. ``processor`` is one for the relay alone, if nothing else
+    runs there, ``None`` for any. Raises ``OSError`` where namespaces or TUN devices are not to be
+    had.
     """
 
     def __init__(
-        self, *, delay: float, rate: float | None = None, queue: int = 1 << 20, mtu: int = 1500
+        self,
+        *,
+        delay: float,
+        rate: float | None = None,
+        queue: int = 1 << 20,
+        mtu: int = 1500,
+        congestion: str | None = None,
+        processor: int | None = None,
     ) -> None:
         self._spaces: list[int] = []
         self._relay: subprocess.Popen[bytes] | None = None
         devices: list[int] = []
         try:
             for address in ADDRESSES:
-                space, device = _in_a_thread(_make_end, address, mtu)
+                space, device = _in_a_thread(_make_end, address, mtu, congestion)
                 self._spaces.append(space)
                 devices.append(device)
-            figures = [delay, (rate or 0) / 8, queue]
+            figures = [delay, (rate or 0) / 8, queue, -1 if processor is None else processor]
             self._relay = subprocess.Popen(
                 [
                     sys.executable,
@@ -113,7 +122,7 @@ class Link:
         self.close()
 
 
-def _make_end(address: str, mtu: int) -> tuple[int, int]:
+def _make_end(address: str, mtu: int, congestion: str | None) -> tuple[int, int]:
     """Move this thread to a new namespace; returns a descriptor of it and of its TUN device."""
     _call("unshare", _CLONE_NEWNET)
     device = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
@@ -127,6 +136,8 @@ def _make_end(address: str, mtu: int) -> tuple[int, int]:
             fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH22x", _NAME, _IFF_UP))
         # A connection must not start with what the one before it has learned.
         Path("/proc/sys/net/ipv4/tcp_no_metrics_save").write_text("1")
+        if congestion is not None:
+            Path("/proc/sys/net/ipv4/tcp_congestion_control").write_text(congestion)
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC), device
     except BaseException:
         os.close(device)

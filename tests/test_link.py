@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -49,6 +51,22 @@ def test_what_the_queue_cannot_hold_is_lost(links: Callable[..., Link], crew: Cr
         assert got == data
         retransmitted = near.getsockopt(6, 11, 104)[100:104]  # tcpi_total_retrans of TCP_INFO
         assert int.from_bytes(retransmitted, sys.byteorder) > 0
+
+
+def test_its_congestion_control_is_the_one_asked_for(links: Callable[..., Link]) -> None:
+    for end in links(delay=0.001, congestion="reno").connect():
+        with end:
+            name = end.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            assert name.rstrip(b"\0") == b"reno"
+
+
+def test_its_relay_keeps_to_its_processor(links: Callable[..., Link]) -> None:
+    processor = max(os.sched_getaffinity(0))
+    link = links(delay=0.0, processor=processor)
+    near, far = link.connect()
+    with near, far:  # the relay has carried packets, so it has started
+        assert link._relay is not None
+        assert os.sched_getaffinity(link._relay.pid) == {processor}
 
 
 def test_two_links_do_not_meet(links: Callable[..., Link]) -> None:
