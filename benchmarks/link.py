@@ -243,7 +243,7 @@ class Opening(NamedTuple):
     cold: float  #: the same, first thing on a session
     plain: float  #: as many bytes over one TCP connection
     plain_cold: float  #: the same, first thing on a connection
-    least: float = 0.0  #: that a burst has taken: what it costs where nothing disturbs the machine
+    least: float  #: that a burst has taken: what it costs where nothing disturbs the machine
 
 
 def exchange(connection: Connection) -> None:
@@ -314,7 +314,7 @@ def opening(link: Link, rounds: int) -> Opening:
             plain.close()
     colds = [cold_burst(link) for _ in plain_colds]
     found = (streams, connections, bursts[2:], colds, plains[2:], plain_colds)
-    return Opening(*map(statistics.median, found), least=min(bursts))
+    return Opening._make([*map(statistics.median, found), min(bursts)])
 
 
 # Pictures.
