@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from muxado.engine import Engine, describe_stream, os_error
 from muxado.errors import ErrorCode
+from muxado.files import make_file
 from muxado.protocol import MAX_PRIORITY
 from muxado.readiness import Readiness
 
@@ -30,9 +31,6 @@ _MSG_PEEK, _MSG_WAITALL = int(socket.MSG_PEEK), int(socket.MSG_WAITALL)
 _SEND_FLAGS = _MSG_DONTWAIT | _MSG_NOSIGNAL
 _RECV_FLAGS = _MSG_PEEK | _MSG_WAITALL | _MSG_DONTWAIT | _MSG_NOSIGNAL
 
-# Written in Python against the methods of a socket, all of which a stream has.
-_makefile: Any = socket.socket.makefile
-
 #: Seconds in the 2**63 nanoseconds that a time-out of CPython's may have.
 _MAX_TIMEOUT = 2**63 / 1e9
 
@@ -49,7 +47,7 @@ class Stream:
     ``session``, ``stream_type``, ``priority``, :meth:`reset` and :meth:`close_write`.
     """
 
-    # Only makefile() below and the garbage collector look at these; guarded by the caller's
+    # Only the files of makefile() and the garbage collector look at these; guarded by the caller's
     # own use of the stream, as in socket.socket.
     _io_refs = 0
     _closed = False
@@ -290,6 +288,11 @@ class Stream:
             self._readiness = None
             self._engine.drop(self._state)
 
+    def _bequeath(self, data: bytes) -> None:
+        """Bytes that a file's finalizer leaves; see ``Engine.bequeath``."""
+        if not self._state.closed:
+            self._engine.bequeath(self._state, data)
+
     def detach(self) -> int:
         """A stream has no descriptor of its own to give away."""
         raise os_error(errno.EOPNOTSUPP)
@@ -324,7 +327,8 @@ class Stream:
         errors: str | None = None,
         newline: str | None = None,
     ) -> Any:
-        return _makefile(self, mode, buffering, encoding=encoding, errors=errors, newline=newline)
+        options = {"encoding": encoding, "errors": errors, "newline": newline}
+        return make_file(self, mode, buffering, **options)
 
     # What describes it.
 

@@ -5,11 +5,14 @@ Most are those of files: a stream that was closed while it had a file ends with 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import select
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import FrameType
@@ -20,7 +23,7 @@ import pytest
 import muxado
 
 from .conformance.crew import GUARD, Crew
-from .gates import Gate, Once, before
+from .gates import Calls, Gate, Once, Plain, after, before
 from .support import (
     DATA,
     FIN,
@@ -29,8 +32,10 @@ from .support import (
     RawPeer,
     Sessions,
     frame,
+    read_all,
     streams,
     until,
+    waiting,
 )
 
 Litter = list[Any]
@@ -116,27 +121,265 @@ def test_files_are_collected_inside_each_others_lock(
         until(lambda: client.stats().streams == 1)  # noqa: B023
 
 
+def unflushed(stream: muxado.Stream, mode: str = "wb", text: str = "late") -> Any:
+    """A file of ``stream``, which is closed and lives on for it, with bytes in its buffer.
+
+    The finalizer of such a file sends them, and then closes the stream for good.
+    """
+    file = stream.makefile(mode) if "b" in mode else stream.makefile(mode, encoding="ascii")
+    file.write(text.encode() if "b" in mode else text)
+    stream.close()
+    return file
+
+
+@pytest.mark.parametrize("mode", ["wb", "rwb", "w", "rw"])
+@pytest.mark.parametrize("where", ["session", "other", "tls", "descriptor", "listener"])
 def test_a_file_with_bytes_to_send_is_collected_inside_a_lock(
-    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch, where: str, mode: str
 ) -> None:
-    """Its finalizer would send them, in a thread that may not wait there: the session goes on."""
-    pair = sessions.socketpair()
-    near, far = streams(pair)
+    """Its finalizer may not wait there, nor be refused: the peer gets them."""
+    pair = sessions.tls() if where == "tls" else sessions.socketpair()
+    other = sessions.socketpair() if where == "other" else pair
+    near, far = streams(other)
     caught = []
     monkeypatch.setattr(sys, "unraisablehook", lambda args: caught.append(args.exc_type))
-    stream = pair[0].open()
-    held = [stream.makefile("wb")]
-    held[0].write(b"late")
-    stream.close()
-    del stream
-    before(monkeypatch, pair[0]._engine.protocol, "data_header", Once(held.clear))
+    held = [unflushed(pair[0].open(), mode)]
+    strike = Once(held.clear)
+    engine = other[0]._engine
+    if where == "listener":
+        with muxado.listen(("127.0.0.1", 0)) as listening:
+            before(monkeypatch, listening._arrived, "notify", strike)
+            sessions.keep(muxado.dial(listening.getsockname()))
+            listening.settimeout(GUARD)
+            sessions.keep(listening.accept()[0])
+    elif where == "descriptor":
+        near.fileno()
+        before(monkeypatch, near._readiness, "_is_readable", strike)
+    else:
+        owner = engine.transport._tls if where == "tls" else engine.protocol  # type: ignore[attr-defined]
+        before(monkeypatch, owner, "write" if where == "tls" else "data_header", strike)
     crew.start(near.sendall, b"x").result()
     assert far.recv(1) == b"x"
-    until(lambda: pair[0].stats().streams == 1)
-    assert caught in ([], [RuntimeError])  # CPython tells of it since 3.13
+    assert not held
+    with accept(pair[1]) as doomed:
+        assert read_all(doomed) == b"late"
+    until(lambda: pair[0].stats().streams == (pair is other))
+    assert caught == []
 
 
-def test_a_file_dies_at_every_line(sessions: Sessions, crew: Crew) -> None:
+def test_files_with_bytes_are_collected_inside_each_others_lock(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two sessions, two threads, and no window left for what either's file would send."""
+    pairs = [sessions.socketpair(window=1000, max_window=1000) for _ in range(2)]
+    ends = [streams(pair) for pair in pairs]
+    full = [streams(pair) for pair in pairs]
+    held = []
+    for near, _ in full:
+        near.sendall(b"-" * 990)
+        held.append([unflushed(near, text="late" * 10)])
+    del near
+    both = threading.Barrier(2)
+
+    def collect(number: int) -> None:
+        both.wait(GUARD)
+        held[number].clear()
+        both.wait(GUARD)
+
+    for number, (client, _) in enumerate(pairs):
+        strike = Once(partial(collect, 1 - number))
+        before(monkeypatch, client._engine.protocol, "data_header", strike)
+    for task in [crew.start(near.sendall, b"x") for near, _ in ends]:
+        task.result()
+    for (client, _), (_, far) in zip(pairs, full, strict=True):
+        far.settimeout(GUARD)
+        assert read_all(far) == b"-" * 990 + b"late" * 10
+        far.close()
+        until(lambda: client.stats().streams == 1)  # noqa: B023
+
+
+class TestWhatAFileLeaves:
+    """Bytes of a file that was dropped before it was flushed."""
+
+    @pytest.mark.parametrize("window", [4096, 10], ids=["window", "no-window"])
+    @pytest.mark.parametrize("then", ["sendall", "send-now", "shutdown", "close", "file"])
+    def test_they_go_before_what_is_done_next(
+        self,
+        sessions: Sessions,
+        crew: Crew,
+        monkeypatch: pytest.MonkeyPatch,
+        then: str,
+        window: int,
+    ) -> None:
+        """Though the writer thread has not looked since."""
+        pair = sessions.socketpair(window=window, max_window=window)
+        near, far = streams(pair)
+        far.settimeout(GUARD)
+        near.sendall(b"0123456")
+        reading = crew.start(read_all, far) if window == 4096 else None
+        file = near.makefile("wb")
+        file.write(b"first")
+        with monkeypatch.context() as deaf:
+            deaf.setattr(pair[0]._engine, "_rouse", lambda: None)
+            del file
+        if then == "sendall":
+            doing = crew.start(near.sendall, b"second")
+        elif then == "send-now":
+            doing = crew.start(self.send_now, near, b"second")
+        elif then == "file":
+            near.makefile("wb").write(b"second")
+            doing = crew.start(near.close)
+        else:
+            doing = crew.start(near.shutdown, socket.SHUT_WR)
+        if then == "close":
+            doing.result()
+            doing = crew.start(near.close)
+        if reading is None:
+            reading = crew.start(read_all, far)
+        doing.result()
+        near.close()
+        second = b"" if then in ("shutdown", "close") else b"second"
+        assert reading.result() == b"0123456first" + second
+        far.close()
+        until(lambda: pair[0].stats().streams == 0)
+
+    @staticmethod
+    def send_now(stream: muxado.Stream, data: bytes) -> None:
+        stream.setblocking(False)
+        while data:
+            try:
+                data = data[stream.send(data) :]
+            except BlockingIOError:
+                select.select([], [stream], [], GUARD)
+
+    def test_they_wait_for_another_threads_write(self, sessions: Sessions, crew: Crew) -> None:
+        pair = sessions.socketpair(window=1000, max_window=1000)
+        near, far = streams(pair)
+        far.settimeout(GUARD)
+        held = [near.makefile("wb")]
+        held[0].write(b"late")
+        sending = crew.start(near.sendall, b"-" * 5000)
+        waiting(pair[0], 1)
+        held.clear()
+        assert far.recv(5004, socket.MSG_WAITALL) == b"-" * 5000 + b"late"
+        sending.result()
+        assert "dropped file" not in repr(near)
+
+    @pytest.mark.parametrize("closed", [True, False])
+    def test_close_flushes_them(
+        self, sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch, closed: bool
+    ) -> None:
+        """The session's: it waits for window, as it does for the connection."""
+        options = {"window": 1000, "max_window": 1000, "heartbeat_interval": None, "linger": 1000}
+        pair = sessions.socketpair(**options)
+        near, far = streams(pair)
+        engine = pair[0]._engine
+        looks = Calls(monkeypatch, engine, "_flushed_for_good_locked")
+        near.sendall(b"-" * 1000)
+        held = [near.makefile("wb")]
+        held[0].write(b"late")
+        if closed:
+            near.close()
+        held.clear()
+        until(lambda: "dropped file" in repr(near))
+        closing = crew.start(pair[0].close)
+        waiting(pair[0], 1)
+        until(lambda: engine._writer_parked)
+        if not closed:  # the one who closes looks between the last byte and what follows it
+            count = looks.count
+            after(monkeypatch, engine, "_leave_pen", lambda: until(lambda: looks.count > count))
+        far.settimeout(GUARD)
+        assert far.recv(1004, socket.MSG_WAITALL) == b"-" * 1000 + b"late"
+        closing.result()
+
+    @pytest.mark.parametrize("end", ["reset", "peer-reset", "kill"])
+    def test_they_end_with_the_stream(self, sessions: Sessions, crew: Crew, end: str) -> None:
+        """There is no window for them, and there never will be."""
+        pair = sessions.socketpair(window=1000, max_window=1000)
+        near, far = streams(pair)
+        near.sendall(b"-" * 1000)
+        held = [near.makefile("wb")]
+        held[0].write(b"late")
+        held.clear()
+        until(lambda: "dropped file" in repr(near))
+        if end == "kill":
+            pair[0].kill()
+        else:
+            (near if end == "reset" else far).reset()
+            until(lambda: pair[0].stats().streams == 0)
+        until(lambda: not pair[0]._engine._wills)
+        assert crew.start(pair[0].close).result() is None
+
+    def test_over_a_connection_that_only_blocks(self, sessions: Sessions) -> None:
+        near, far = socket.socketpair()
+        client = muxado.client(Plain(near), window=10)
+        server = muxado.server(far, window=10)
+        sessions.keep(client, server)
+        held = [unflushed(client.open(), text="late" * 100)]
+        held.clear()
+        with accept(server) as stream:
+            assert read_all(stream) == b"late" * 100
+        until(lambda: client.stats().streams == 0)
+
+
+@pytest.mark.parametrize("what", ["unflushed", "file", "stream", "session"])
+def test_no_finalizer_takes_a_lock(sessions: Sessions, crew: Crew, what: str) -> None:
+    """Another thread is inside of all that there are, while it runs."""
+    pair = sessions.tls()
+    near, far = streams(pair)
+    near.fileno()
+    engine, readiness = pair[0]._engine, near._readiness
+    assert readiness is not None
+    locks: list[Any] = [
+        readiness._lock,
+        engine._lock,
+        engine.transport._lock,  # type: ignore[attr-defined]
+        engine._over._cond,  # type: ignore[attr-defined]
+        engine._last_words._cond,  # type: ignore[attr-defined]
+    ]
+    inside, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with contextlib.ExitStack() as stack:
+            for lock in locks:
+                stack.enter_context(lock)
+            inside.set()
+            assert leave.wait(GUARD)
+
+    held: Litter = []
+    if what == "session":
+        end = socket.socketpair()
+        session = muxado.client(end[0])
+        locks.append(session._engine._lock)
+        held.append(session)
+        sessions.keep(muxado.server(end[1]))
+        del session
+    else:
+        stream = pair[0].open()
+        stream.fileno()
+        locks.append(stream._readiness._lock)  # type: ignore[union-attr]
+        if what == "stream":
+            held.append(stream)
+        else:
+            held.append((unflushed if what == "unflushed" else half_closed)(stream))
+        del stream
+    holding = crew.start(hold)
+    assert inside.wait(GUARD)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            crew.start(held.clear).result()
+    finally:
+        leave.set()
+    holding.result()
+    near.sendall(b"and on")
+    assert far.recv(6) == b"and on"
+
+
+@pytest.mark.parametrize("make", [half_closed, unflushed])
+def test_a_file_dies_at_every_line(
+    sessions: Sessions, crew: Crew, make: Callable[..., Any]
+) -> None:
     """A stream's last file goes at each line of the session's that a round trip runs, in turn."""
     pair = sessions.socketpair()
     near, far = streams(pair)
@@ -146,16 +389,20 @@ def test_a_file_dies_at_every_line(sessions: Sessions, crew: Crew) -> None:
         while data := far.recv(1):
             far.sendall(data)
 
-    def close_all() -> None:
-        for stream in pair[1]:
-            stream.close()
+    arrived: list[bytes] = []
 
-    crew.start(close_all)
+    def take_all() -> None:
+        for stream in pair[1]:
+            with stream:
+                stream.settimeout(GUARD)
+                arrived.append(read_all(stream))
+
+    crew.start(take_all)
     echoing = crew.start(echo)
 
     def strike(line: int) -> bool:
         """One round trip; whether it came to ``line`` of its lines."""
-        held = [half_closed(pair[0].open())]
+        held = [make(pair[0].open())]
         left = line
 
         def trace(frame: FrameType, event: str, _: object) -> Any:
@@ -185,8 +432,11 @@ def test_a_file_dies_at_every_line(sessions: Sessions, crew: Crew) -> None:
             line += 1
         return line
 
-    assert crew.start(strikes).result() > 50
+    count = crew.start(strikes).result()
+    assert count > 50
     until(lambda: pair[0].stats().streams == 1)
+    until(lambda: len(arrived) == count)
+    assert set(arrived) == {b"late" if make is unflushed else b""}
     near.shutdown(socket.SHUT_WR)
     echoing.result()
 

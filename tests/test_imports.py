@@ -21,7 +21,7 @@ LEVELS: list[set[str]] = [
     {"errors"},
     {"config"},
     {"wire", "flow", "schedule", "budget"},
-    {"transport", "protocol", "readiness"},
+    {"transport", "protocol", "readiness", "files"},
     {"engine"},
     {"stream"},
     {"session"},

@@ -50,6 +50,9 @@ reading never waits for writing.
 Nothing that is made may overtake what was made before it, but for heartbeats: these go in front
 of all that waits, though never into a frame that the connection has cut.
 
+**What is dropped** without a word leaves a note, and no more, since a finalizer may run inside of
+anything; the writer thread reads it. See ``dropped.py``.
+
 **Death** is set once, with its first cause, under the lock; every waiter is woken; then the
 writer thread sends GOAWAY if the connection still takes it, and the reader thread closes the
 connection when nobody uses it any more.
@@ -69,7 +72,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from muxado.engine.clock import GRACE
 from muxado.engine.describe import describe, describe_stream
-from muxado.engine.read_seat import ReadSeat
+from muxado.engine.dropped import Dropped
 from muxado.engine.shared import NOBODY, Descriptor, Poller, os_error
 from muxado.errors import Error, ErrorCode, SessionClosed
 from muxado.protocol import SessionEnd, StreamState
@@ -92,7 +95,7 @@ P = TypeVar("P", bound=Poller)
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
 
 
-class Engine(ReadSeat):
+class Engine(Dropped):
     """The threads and seats of one session. ``Session`` and ``Stream`` are its faces."""
 
     def __init__(self, transport: Transport, config: Config, *, client: bool) -> None:
@@ -127,31 +130,6 @@ class Engine(ReadSeat):
                 text = "a session of version %d%s with %s"
                 self.notes.event(text, config.version, typed, peer or "a peer without an address")
 
-    # What was dropped.
-
-    def _collect_locked(self) -> list[Poller] | None:
-        """Finish for streams, or the session, that the application dropped without a word."""
-        while self._dropped:
-            try:
-                stream = self._dropped.popleft()
-            except IndexError:
-                break
-            if self.death is None:
-                self.protocol.close(stream)
-                self.protocol.urgent = True
-            stream.closed = True
-            self._unpin_locked(stream)
-            self._wake_all_locked(stream.readers)
-            self._wake_all_locked(stream.writers)
-        if self._abandoned and self._silent:
-            self._die_locked(ErrorCode.NO_ERROR, None, b"")
-        elif self._abandoned and self._closes_by is None:
-            self._closes_by = time.monotonic() + self.config.linger
-            self._flushers.append(self._writer_waiter)
-            self._stop_locked()
-            return self._pollers_locked()
-        return self._announce_locked()
-
     # What streams ask for.
 
     def open(self, *, priority: int, stream_type: int, fin: bool) -> StreamState:
@@ -182,8 +160,13 @@ class Engine(ReadSeat):
         """SHUT_WR: FIN goes at once; a send that waits in another thread fails."""
         self._check_may_shut(stream)
         try:
+            if self._dropped:
+                self.collect()
             with self._lock:
-                self.protocol.end(stream, urgent=True)
+                if stream in self._wills:
+                    self._wills[stream].ends = True
+                else:
+                    self.protocol.end(stream, urgent=True)
                 self._wake_all_locked(stream.writers)
             self.push()
         except BaseException:
@@ -215,7 +198,12 @@ class Engine(ReadSeat):
             self.drop(stream)
             return
         try:
+            if self._dropped:
+                self.collect()
             with self._lock:
+                if stream in self._wills:
+                    self._drop_locked(stream)
+                    return
                 stream.write, write = None, stream.write
                 if write is not None:
                     self.protocol.schedule.discard(stream)
@@ -259,28 +247,6 @@ class Engine(ReadSeat):
         except BaseException:  # from outside: its sender may have to put it there again
             self._give_up(None, None, [])
             raise
-
-    def drop(self, stream: StreamState) -> None:
-        """A finalizer's close: takes no lock, waits for nothing, does no I/O."""
-        self._dropped.append(stream)
-        self._rouse()
-
-    def abandon(self) -> None:
-        """Close the session where nobody may wait: in a finalizer, or a handler of a signal."""
-        self._abandoned = True
-        self._rouse()
-
-    def _rouse(self) -> None:
-        """Wake the writer thread, without the lock that others wake it under."""
-        try:
-            self._writer_waiter.release()
-        except RuntimeError:
-            pass  # it is awake, and looks before it sleeps
-        if not self._inline:
-            try:
-                self._keeper_waiter.release()
-            except RuntimeError:
-                pass
 
     def pin(self, stream: StreamState | None, poller: P) -> P:
         """A descriptor is polled for ``stream`` (or the session): keep reading for it.

@@ -79,7 +79,8 @@ class Clock(Shared):
                 pollers: list[Poller] | None = None
                 with self._lock:
                     me.acquire(False)
-                    if self._dropped or self._abandoned:  # the writer thread may be stuck
+                    # The writer thread, which does this too, may be stuck.
+                    if self._dropped or self._abandoned or self._wills:
                         pollers = self._collect_locked()
                     beat = self._heartbeat_locked()
                     if self.protocol.urgent:

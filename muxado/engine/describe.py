@@ -155,7 +155,11 @@ def _stream_parts(engine: Shared, stream: StreamState) -> Iterable[str]:
         readers += 1
     if readers:
         yield f"{readers} in recv()"
-    if writers := len(stream.writers or ()):
+    writers = len(stream.writers or ())
+    if stream in engine._wills:
+        yield "bytes of a dropped file to be sent"
+        writers -= 1
+    if writers > 0:
         yield f"{writers} in send()"
 
 

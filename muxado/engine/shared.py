@@ -22,6 +22,7 @@ from muxado.protocol import Protocol, SessionEnd, StreamState
 
 if TYPE_CHECKING:
     from muxado.config import Config
+    from muxado.engine.dropped import Will
     from muxado.transport import Transport
 
 __all__ = [
@@ -104,8 +105,9 @@ class Shared:
         self.serving = False
         #: Callers may read and write; else only the two threads do.
         self._inline = transport.polled
-        #: States of streams that were dropped without close(); append and popleft only.
-        self._dropped: collections.deque[StreamState] = collections.deque()
+        #: What finalizers leave, see dropped.py; append and popleft only.
+        self._dropped: collections.deque[tuple[StreamState, bytes | None]] = collections.deque()
+        self._wills: dict[StreamState, Will] = {}  # guarded by _lock: see dropped.py
         self._abandoned = False  # set once, without the lock: see abandon()
 
         # Waiting; all guarded by _lock.

@@ -90,6 +90,8 @@ class WriteSeat(Clock):
         me = get_ident()
         if self._writing == me:
             raise RuntimeError(REENTERED)
+        if self._dropped:
+            self.collect()  # what this thread's finalizers have written goes first
         size = len(data)
         protocol = self.protocol
         seated = left = False
@@ -203,6 +205,8 @@ class WriteSeat(Clock):
                 seated = False
                 with self._lock:
                     late = deadline is not None and time.monotonic() >= deadline
+                    if stream in self._wills:
+                        self._bring_forward_locked(stream)
                     before = stream.write
                     reentered = (
                         before is not None and before is not write and before.thread == write.thread
@@ -269,6 +273,8 @@ class WriteSeat(Clock):
         """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
         self._check_reentry()
         size = 0
+        if self._dropped:
+            self.collect()
         try:
             with self._lock:
                 self._check_writable_locked(stream)
@@ -333,6 +339,10 @@ class WriteSeat(Clock):
     def _owed_locked(self) -> bool:
         """Something must go at once that no caller waits to send."""
         return bool(self._unsent or self.protocol.urgent or self.transport.pending)
+
+    def _orphans_locked(self) -> bool:
+        """There is data to send that the writer thread must, because no caller may or is there."""
+        return bool(self.protocol.schedule and (self._wills or not self._inline))
 
     # In the seat.
 
@@ -416,7 +426,7 @@ class WriteSeat(Clock):
                 control = protocol.control_frames(opening=write is None)
                 if control:
                     buffers.append(control)
-            data = write is not None or not self._inline
+            data = write is not None or self._orphans_locked()
             most, turn = (_MIXED, 0) if protocol.mixed else (max(_BATCH, self._turn), self._turn)
             while data and schedule and size < most:
                 frame = self._frame_shared if len(schedule) > 1 else self._frame_alone
@@ -560,7 +570,7 @@ class WriteSeat(Clock):
             waiter = protocol.schedule.first().write.waiter
             if waiter is not None:
                 self._wake_locked(waiter)
-        elif self._owed_locked() or (protocol.schedule and not self._inline):
+        elif self._owed_locked() or self._orphans_locked():
             self._wake_locked(self._writer_waiter)
         elif protocol.opening or protocol.ending:
             self._give_ride_locked()
@@ -579,6 +589,7 @@ class WriteSeat(Clock):
             or self._unsent
             or self.transport.pending
             or self._dropped
+            or self._wills
             or self.protocol.schedule
             or self.protocol.owing()
         )
@@ -604,7 +615,7 @@ class WriteSeat(Clock):
                 pollers: list[Poller] | None = None
                 with self._lock:
                     me.acquire(False)
-                    if self._dropped or self._abandoned:
+                    if self._dropped or self._abandoned or self._wills:
                         pollers = self._collect_locked()
                     if self._closes_by is not None and (
                         self._flushed_locked() or time.monotonic() >= self._closes_by
@@ -618,7 +629,7 @@ class WriteSeat(Clock):
                     lazy = bool(protocol.opening or protocol.ending)
                     now = (
                         self._owed_locked()
-                        or bool(protocol.schedule and not self._inline)
+                        or self._orphans_locked()
                         or (lazy and (riding or self._closing))
                     )
                     if beat is not None and beat <= 0:
@@ -665,6 +676,12 @@ class WriteSeat(Clock):
     # What stands above: see the package.
 
     def _speak_last(self) -> None:
+        raise NotImplementedError
+
+    def collect(self) -> None:
+        raise NotImplementedError
+
+    def _bring_forward_locked(self, stream: StreamState) -> None:
         raise NotImplementedError
 
 
