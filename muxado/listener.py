@@ -36,6 +36,8 @@ _HANDSHAKE = 10.0
 _MAX_HANDSHAKES = 1024
 #: Seconds without accepting after the process has run out of descriptors.
 _PAUSE = 0.1
+#: What says so.
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def dial(address: Any, *, timeout: float | None = None, **options: Any) -> Session:
@@ -128,22 +130,27 @@ class Listener:
         self._name = sock.getsockname()
         self._timeout = sock.gettimeout()
         self._path: str | None = None  # a Unix socket's file, which is ours to remove
-        sock.setblocking(False)
+        self._held: tuple[socket.socket, Any] | None = None  # see _take()
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         self._ready: collections.deque[tuple[Session, Any]] = collections.deque()  # by _lock
         self._closed = False  # guarded by _lock
         self._readiness: Readiness | None = None  # guarded by _lock
-        self._waker, self._wakee = socket.socketpair()
-        self._wakee.setblocking(False)
         self._thread = threading.Thread(
             target=self._run, name=f"muxado-listener-{sock.fileno()}", daemon=True
         )
-        try:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._release)
+            self._owned: list[Any] = [sock]
+            self._waker, self._wakee = socket.socketpair()
+            self._owned += [self._waker, self._wakee]
+            self._selector = selectors.DefaultSelector()
+            self._owned.append(self._selector)
+            for each in (sock, self._wakee):
+                each.setblocking(False)
+                self._selector.register(each, selectors.EVENT_READ)
             self._thread.start()
-        except BaseException:
-            self._release()
-            raise
+            stack.pop_all()
 
     def accept(self) -> tuple[Session, Any]:
         """The next session and its client's address.
@@ -240,18 +247,19 @@ class Listener:
 
     def _run(self) -> None:
         handshakes: dict[Secure, tuple[float, Any]] = {}  # -> deadline, address; oldest first
-        selector = selectors.DefaultSelector()
-        selector.register(self._sock, selectors.EVENT_READ)
-        selector.register(self._wakee, selectors.EVENT_READ)
+        selector = self._selector
         paused_until = 0.0
         try:
             while not self._closed:
                 now = time.monotonic()
+                if paused_until <= now and self._sock not in selector.get_map():
+                    if self._held is None or self._take(selector, handshakes):
+                        selector.register(self._sock, selectors.EVENT_READ)
+                    else:
+                        paused_until = now + _PAUSE
                 deadlines = [next(iter(handshakes.values()))[0]] if handshakes else []
                 if paused_until > now:
                     deadlines.append(paused_until)
-                elif self._sock not in selector.get_map():
-                    selector.register(self._sock, selectors.EVENT_READ)
                 pause = max(0.0, min(deadlines) - now) if deadlines else None
                 for key, _ in selector.select(pause):
                     if key.fileobj is self._sock:
@@ -271,7 +279,8 @@ class Listener:
         finally:
             for secure in handshakes:
                 secure.close()
-            selector.close()
+            if self._held is not None:
+                self._held[0].close()
             with self._lock:
                 self._closed = True
                 left = list(self._ready)
@@ -284,14 +293,18 @@ class Listener:
     def _take(
         self, selector: selectors.BaseSelector, handshakes: dict[Secure, tuple[float, Any]]
     ) -> bool:
-        """Accept what waits; false when the process cannot take any more just now."""
+        """Accept what waits; false when the process cannot take any more just now.
+
+        Then one may be accepted already. It is held, and those behind it wait in the backlog.
+        """
         while not self._closed:
             try:
-                sock, address = self._sock.accept()
+                sock, address = self._held or self._sock.accept()
+                self._held = None
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return True
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if error.errno in _EXHAUSTED:
                     log.warning("cannot accept just now: %s", error)
                     return False
                 raise
@@ -301,6 +314,10 @@ class Listener:
                     continue
                 secure = Secure(sock, self._context, server_side=True)
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+                    self._held = sock, address
+                    log.warning("cannot accept just now: %s", error)
+                    return False
                 sock.close()
                 log.warning("no session for %s: %s", address, error)
                 continue
@@ -363,8 +380,8 @@ class Listener:
             readiness.sync()
 
     def _release(self, *, unlink: bool = True) -> None:
-        for sock in (self._sock, self._waker, self._wakee):
-            sock.close()
+        for each in self._owned:
+            each.close()
         if unlink and self._path is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)

@@ -169,7 +169,14 @@ class Polled(Transport):
     polled = True
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.settimeout(0)
+        # First, so that where descriptors run out `sock` is still as it was.
+        self._waker, self._wakee = socket.socketpair()
+        try:
+            sock.settimeout(0)
+        except BaseException:
+            self._waker.close()
+            self._wakee.close()
+            raise
         self._sock = sock
         self.family, self.proto = int(sock.family), sock.proto
         if self.family in (socket.AF_INET, socket.AF_INET6):
@@ -177,7 +184,6 @@ class Polled(Transport):
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._names = (_name(sock.getsockname), _name(sock.getpeername))
-        self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
         fd = sock.fileno()

@@ -120,6 +120,7 @@ class Engine(Dropped):
         except BaseException:
             self._silent = True
             self._die(ErrorCode.INTERNAL_ERROR, None, b"")
+            self.transport.shutdown()  # a thread that did start may be reading
             self.transport.close()
             raise
         _engines.add(self)
