@@ -161,7 +161,7 @@ class Engine(Dropped):
         """SHUT_WR: FIN goes at once; a send that waits in another thread fails."""
         self._check_may_shut(stream)
         try:
-            if self._dropped:
+            if self._bequeathed:
                 self.collect()
             with self._lock:
                 if stream in self._wills:
@@ -199,7 +199,7 @@ class Engine(Dropped):
             self.drop(stream)
             return
         try:
-            if self._dropped:
+            if self._bequeathed:
                 self.collect()
             with self._lock:
                 if stream in self._wills:

@@ -42,6 +42,7 @@ class Dropped(ReadSeat):
     def bequeath(self, stream: StreamState, data: bytes) -> None:
         """A finalizer's send, in the same manner. Nobody is told whether it succeeds."""
         self._dropped.append((stream, data))
+        self._bequeathed = True  # after it: then whoever clears this has seen it
         self._rouse()
 
     def abandon(self) -> None:
@@ -90,6 +91,7 @@ class Dropped(ReadSeat):
         return self._announce_locked()
 
     def _take_up_locked(self) -> None:
+        self._bequeathed = False
         while self._dropped:
             try:
                 stream, data = self._dropped.popleft()

@@ -107,6 +107,7 @@ class Shared:
         self._inline = transport.polled
         #: What finalizers leave, see dropped.py; append and popleft only.
         self._dropped: collections.deque[tuple[StreamState, bytes | None]] = collections.deque()
+        self._bequeathed = False  # set without the lock: there are bytes among that
         self._wills: dict[StreamState, Will] = {}  # guarded by _lock: see dropped.py
         self._abandoned = False  # set once, without the lock: see abandon()
 

@@ -90,7 +90,7 @@ class WriteSeat(Clock):
         me = get_ident()
         if self._writing == me:
             raise RuntimeError(REENTERED)
-        if self._dropped:
+        if self._bequeathed:
             self.collect()  # what this thread's finalizers have written goes first
         size = len(data)
         protocol = self.protocol
@@ -273,7 +273,7 @@ class WriteSeat(Clock):
         """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
         self._check_reentry()
         size = 0
-        if self._dropped:
+        if self._bequeathed:
             self.collect()
         try:
             with self._lock:
