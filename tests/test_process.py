@@ -20,7 +20,19 @@ import pytest
 import muxado
 
 from .conformance.crew import GUARD, Crew
-from .support import DATA, RST, SYN, RawPeer, Sessions, frame, streams, threads_of, until, waiting
+from .support import (
+    DATA,
+    GOAWAY,
+    RST,
+    SYN,
+    RawPeer,
+    Sessions,
+    frame,
+    streams,
+    threads_of,
+    until,
+    waiting,
+)
 
 ROOT = Path(muxado.__file__).parent.parent
 
@@ -246,3 +258,84 @@ def test_threads_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None
         muxado.client(near)
     assert far.recv(1) == b""
     far.close()
+
+
+#: A session over its standard streams, which can only be read and written by blocking.
+PIPES = """
+    import os, threading, muxado
+
+    class Pipes:
+        def recv(self, size): return os.read(0, size)
+        def sendall(self, data):
+            while data: data = data[os.write(1, data):]
+        def close(self): os.close(1)
+
+    session = muxado.client(Pipes())
+    stream = session.open()
+"""
+
+
+def exit_over_pipes(code: str, *, read: bool) -> tuple[bytes, bytes]:
+    """What a process writes to its pipe until it ends by itself, and to stderr.
+
+    ``read``: somebody reads meanwhile; else not before it has ended.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(PIPES) + textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        # Its standard input stays open, so its reader thread is blocked until the very end.
+        received = child.stdout.read() if read else b""
+        assert child.wait(GUARD) == 0
+        return received + child.stdout.read(), child.stderr.read()
+
+
+def test_exit_with_an_open_session_over_pipes() -> None:
+    """Both of its threads are in calls that nothing ends; that is nobody's concern."""
+    received, said = exit_over_pipes(
+        """
+        stream.sendall(b"last")
+        threading.Thread(target=session.accept, daemon=True).start()
+        """,
+        read=True,
+    )
+    assert said == b""
+    assert b"last" in received
+    assert received.endswith(frame(GOAWAY, 0, 0, bytes(8)))
+
+
+def test_exit_while_a_write_is_stuck_in_a_pipe() -> None:
+    """Nobody reads it: there can be no last word, and the exit does not wait for one."""
+    received, said = exit_over_pipes(
+        """
+        stream.settimeout(0.1)
+        try:
+            stream.sendall(bytes(200_000))
+        except TimeoutError:
+            pass
+        """,
+        read=False,
+    )
+    assert said == b""
+    assert len(received) <= 2**16, "what the pipe takes"
+
+
+def test_exit_with_an_unflushed_file() -> None:
+    """Its finalizer runs when the session has had its last word: it says nothing, and ends."""
+    for mode in ("wb", "rwb"):
+        received, said = exit_over_pipes(
+            f"""
+            stream.sendall(b"last")
+            file = stream.makefile({mode!r}, 200_000)
+            file.write(bytes(100_000))
+            """,
+            read=True,
+        )
+        assert said == b""
+        assert b"last" in received
+        assert received.endswith(frame(GOAWAY, 0, 0, bytes(8)))
