@@ -156,11 +156,11 @@ class TestHonestPeers:
         assert end.protocol.budget.left == SIZE
 
     def test_streams_of_a_go_peer(self) -> None:
-        """10,000 a second, for ever; every one of them says some things too late."""
+        """10,000 a second, second after second; each of them says some things too late."""
         end = End()
         late = window(3, 5) + data(3, fin=True) + data(3, fin=True) + data(3, b"late")
-        costs = 0
-        for number in range(3, 2_003, 2):
+        costs, least = 0, SIZE
+        for number in range(3, 40_003, 2):
             end.now += 1 / 10_000
             end.feed(syn(number, b"hello"))
             stream = end.accept()
@@ -171,7 +171,33 @@ class TestHonestPeers:
             end.feed(late.replace(b"\0\0\0\3", number.to_bytes(4, "big")))
             costs = max(costs, before - end.protocol.budget.left)
             end.protocol.control_frames(opening=False)
+            least = min(least, end.protocol.budget.left)
+        assert end.now > 1.9
         assert costs * 10_000 <= SIZE
+        assert least > SIZE - 100
+
+    @pytest.mark.parametrize("client", [True, False], ids=["opens", "accepts"])
+    def test_each_close_draws_a_reset(self, client: bool) -> None:
+        """As Go's do: 2000 streams in no time at all, then 10,000 a second for two seconds."""
+        end = End(client=client)
+        for count, pause in ((2_000, 0.0), (20_000, 1 / 10_000)):
+            first = end.protocol.next_id if client else 3 + 4_000 * (pause > 0)
+            for number in range(first, first + 2 * count, 2):
+                end.now += pause
+                if client:
+                    stream = end.open()
+                    end.write(stream, b"hello")
+                    end.feed(data(number, b"hello", fin=True))
+                else:
+                    stream = end.accepted(number, b"hello")
+                    end.feed(data(number, fin=True))
+                    end.write(stream, b"hello")
+                end.read(stream, 5)
+                end.protocol.close(stream)
+                end.protocol.control_frames(opening=False)
+                end.feed(rst(number, ErrorCode.STREAM_CLOSED))
+            assert end.protocol.budget.left >= SIZE - 2_000
+        assert end.now > 1.9
         assert end.protocol.budget.left > SIZE - 100
 
     def test_a_window_for_every_read(self) -> None:
