@@ -53,7 +53,7 @@ def descriptors(free: int) -> Iterator[Callable[[], None]]:
 
 
 def opened() -> int:
-    """How many descriptors this process has."""
+    """How many descriptors this process has; those of an earlier test may still be on their way."""
     return len(os.listdir("/dev/fd"))
 
 
@@ -77,7 +77,7 @@ def until_it_works(make: Callable[[], Any]) -> tuple[Any, int]:
                     raise
         if made is not None:
             return made, free
-        assert opened() == before
+        assert opened() <= before
         assert muxado_threads() == threads
     raise AssertionError("it never worked")
 
@@ -104,7 +104,7 @@ class TestDescriptors:
             pytest.raises(OSError, match="Too many open files"),
         ):
             muxado.dial_tls(listening.getsockname(), context, server_hostname="localhost")
-        assert opened() == before
+        assert opened() <= before
 
     def test_a_session_on_a_socket_that_there_is(self, sessions: Sessions) -> None:
         """It fails before it has touched the socket, which is still the caller's."""
@@ -276,7 +276,7 @@ class TestThreads:
             self.limit(limited, 0)
             with pytest.raises(RuntimeError, match="can't start"):
                 muxado.listen(("127.0.0.1", 0))
-        assert opened() == before
+        assert opened() <= before
 
     def test_those_of_a_session_that_a_listener_makes(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

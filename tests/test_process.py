@@ -133,6 +133,47 @@ def test_interrupt_while_blocked_costs_nothing(sessions: Sessions, crew: Crew) -
     assert far.recv(100) == b"both ways"
 
 
+def test_a_keyboard_interrupt_in_calls_that_wait_for_no_bytes(
+    sessions: Sessions, crew: Crew
+) -> None:
+    """In drain, wait, a file's read, and a listener's accept: all goes on."""
+    pair = sessions.tcp()
+    near, far = streams(pair)
+    file = far.makefile("rb")
+    main = threading.main_thread().ident
+    assert main is not None
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with muxado.listen(("127.0.0.1", 0)) as listening:
+            calls: list[tuple[Callable[[], object], Callable[[], object]]] = [
+                (pair[1].drain, pair[1]._engine.blocked),
+                (pair[1].wait, pair[1]._engine.blocked),
+                (file.readline, pair[1]._engine.blocked),
+                (listening.accept, lambda: listening._arrived._waiters),  # type: ignore[attr-defined]
+            ]
+            for call, blocked in calls:
+
+                def interrupt(blocked: Callable[[], object] = blocked) -> None:
+                    until(blocked)
+                    signal.pthread_kill(main, signal.SIGINT)
+
+                task = crew.start(interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    call()
+                task.result()
+                assert not pair[1]._engine.blocked()
+            listening.settimeout(GUARD)
+            sessions.keep(muxado.dial(listening.getsockname()), listening.accept()[0])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    near.sendall(b"and on")
+    near.close()
+    assert file.read() == b"and on"
+    file.close()
+    far.close()
+    assert pair[1].drain(GUARD)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_fork_leaves_the_parent_untouched() -> None:
     done = run(
