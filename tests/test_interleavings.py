@@ -16,7 +16,6 @@ from collections.abc import Callable
 import pytest
 
 import muxado
-from muxado.engine import write_seat
 
 from .conformance.certificate import Certificate
 from .conformance.crew import GUARD, Crew
@@ -273,7 +272,7 @@ def test_the_one_whose_turn_it_is_gives_up(
                 engine.protocol.reset(second._state, muxado.ErrorCode.STREAM_CANCELLED)
             else:
                 real = time.monotonic
-                monkeypatch.setattr(write_seat.time, "monotonic", lambda: real() + 2 * GUARD)
+                monkeypatch.setattr(time, "monotonic", lambda: real() + 2 * GUARD)
 
         after(monkeypatch, engine, "_wake_locked", woken)
         pen.open()
