@@ -134,6 +134,7 @@ class StreamState:
         "local",
         "opened",
         "poller",
+        "post",
         "priority",
         "ranked",
         "readers",
@@ -188,6 +189,8 @@ class StreamState:
         # but for whether there is anybody to tell.
         #: Who waits for something to read.
         self.readers: list[Any] | None = None
+        #: The memory of one who waits, for the read seat to fill: see read_seat.py.
+        self.post: Any = None
         #: Who waits for window, or for a turn to write.
         self.writers: list[Any] | None = None
         #: The descriptor that polls for this stream, once one was asked for.
@@ -535,23 +538,20 @@ class Protocol:
         if self._untyped or self.services:
             self._look_inside(stream)
 
-    def under_way(self, stream: StreamState) -> int:
-        """How many bytes of a DATA frame are still to come that a reader of ``stream`` may take
-        from the connection itself: there are none before them.
+    @property
+    def under_way(self) -> StreamState | None:
+        """Whose DATA frame is under way, if its bytes are wanted.
+
+        A reader may take them from the connection itself once there are none before them.
         """
-        if (
-            self._current is not stream
-            or stream.buffered
-            or stream.deaf
-            or stream.closed
-            or stream.failure is not None
-        ):
-            return 0
-        return self.codec.data_left
+        stream = self._current
+        if stream is None or stream.deaf or stream.closed or stream.failure is not None:
+            return None
+        return stream
 
     def taken(self, stream: StreamState, count: int) -> bool:
-        """A reader took ``count`` bytes of those :meth:`under_way`; false if ``stream`` has ended
-        meanwhile and they are nobody's.
+        """A reader took ``count`` bytes of what is :meth:`under_way`; false if ``stream`` has
+        ended meanwhile and they are nobody's.
         """
         last = self.codec.passed(count)
         if stream.closed or stream.failure is not None or stream.deaf:
@@ -566,6 +566,17 @@ class Protocol:
             if stream.fin_in and stream.readers:
                 self._tell(stream)
         return True
+
+    def give_back(self, stream: StreamState, data: bytes) -> None:
+        """``data`` was taken, and whoever took it is no more: it is what is read next."""
+        if not data or stream.deaf or stream.closed or stream.failure is not None:
+            return
+        if stream.skip:
+            stream.chunks[0] = stream.chunks[0][stream.skip :]
+            stream.skip = 0
+        stream.chunks.insert(0, data)
+        stream.buffered += len(data)
+        stream.receive.read -= len(data)
 
     def _look_inside(self, stream: StreamState) -> None:
         """Bytes have come that may not be the application's: a type, or a heartbeat."""

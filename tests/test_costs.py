@@ -126,6 +126,15 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew) -> Costs:
             id="bulk, a MiB",
         ),
         pytest.param(
+            "bulk",
+            48 * MIB,
+            {"operations": 48, "streams": 8},
+            1,
+            # A sender hears of the end of its MiB, a reader of a whole frame.
+            {"frames": 30, "send": 24, "system calls": 90, "wake-up": 25},
+            id="bulk, 8 at once, a MiB",
+        ),
+        pytest.param(
             "messages",
             20_000,
             {},

@@ -366,3 +366,29 @@ def test_a_failed_call_gives_the_buffer_back(raw: Callable[..., RawPeer], call: 
             getattr(stream, call)(buffer)
         buffer.clear()  # BufferError while anybody still holds it
         assert caught.value is not None
+
+
+def test_a_shutdown_that_meets_the_end(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session dies behind its first look. The last words know of no FIN for a stream that the
+    peer has never heard of."""
+    peer = raw(client=True)
+    engine = peer.session._engine
+    stream = peer.session.open(fin=False)
+
+    def die(*_: object) -> None:
+        engine._lock.acquire()
+        engine._die_locked(ErrorCode.NO_ERROR, None, b"")
+
+    after(monkeypatch, engine, "_check_may_shut", die)
+    try:
+        with engine._lock:
+            assert not stream._state.opened, "it is too late"
+            stream.shutdown(socket.SHUT_WR)
+            assert not engine.protocol.ending
+    finally:
+        engine._lock.release()
+    assert peer.session.wait(GUARD).code is ErrorCode.NO_ERROR
+    until(lambda: not threads_of(peer.session))
+    stream.close()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 import muxado
 from muxado.budget import Budget
+from muxado.engine.read_seat import Post
 
-from .conformance.crew import Crew
-from .support import Connector, RawPeer, frame, streams, until, waiting
+from .conformance.crew import GUARD, Crew, Task
+from .gates import Gate
+from .support import Connector, RawPeer, frame, read_all, streams, until, waiting
 
 DATA, FIN, SYN = 1, 0x1, 0x2
 LONG = 200_000
@@ -180,6 +183,163 @@ def test_the_last_straw_for_the_budget_ends_the_session_with_its_own_code(
         reading.result()
     assert caught.value.errno == errno.EBADF
     assert peer.session.wait().code is muxado.ErrorCode.ENHANCE_YOUR_CALM
+
+
+# Memory of one who waits, filled by another who has the read seat.
+
+
+class Scene:
+    """One waits in ``recv_into`` of ``stream``, and another leads, who is to stop while it reads
+    into the first one's memory."""
+
+    def __init__(self, peer: RawPeer, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.peer, self.crew = peer, crew
+        self.engine = peer.session._engine
+        self.stream, self.other = accepted(peer, 3), accepted(peer, 5)
+        self.data = random.Random(3).randbytes(LONG)
+        self.memory = bytearray(LONG)
+        self.leading = crew.start(read_all, self.other)
+        until(self.a_caller_leads)
+        self.gate = Gate()
+        receive = self.engine._receive
+
+        def stopping(into: memoryview) -> int | None:
+            if into.obj is self.memory:
+                self.gate.stop()
+            return receive(into)
+
+        monkeypatch.setattr(self.engine, "_receive", stopping)
+
+    def a_caller_leads(self) -> bool:
+        """Whether it does; the reader thread leaves the seat at the next byte."""
+        who = self.engine._reading
+        if who is self.engine._reader_waiter:
+            self.peer.send(frame(DATA, 0, 5, b"."))
+        return who not in (None, self.engine._reader_waiter)
+
+    def wait(self, timeout: float | None = None) -> Task[int]:
+        """Have the one wait, and the leader come to the gate."""
+        self.stream.settimeout(timeout)
+        reading = self.crew.start(self.stream.recv_into, self.memory)
+        until(lambda: self.stream._state.post is not None)
+        self.post: Post = self.stream._state.post
+        whole = frame(DATA, FIN, 3, self.data)
+        self.peer.send(whole[:50_000])
+        self.gate.reached()
+        assert self.post.busy
+        return reading
+
+    def finish(self, start: int, sent: int = 50_000) -> None:
+        """All bytes from ``start`` on are there, and the leader has its own."""
+        self.peer.send(frame(DATA, FIN, 3, self.data)[sent:], frame(DATA, FIN, 5, b"whole"))
+        assert read_on(self.stream, LONG) == self.data[start:]
+        assert self.leading.result().endswith(b"whole")
+        self.stream.close()
+        self.other.close()
+
+
+@pytest.fixture
+def scene(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Scene]:
+    made = Scene(raw(), crew, monkeypatch)
+    with made.gate:
+        yield made
+
+
+def test_who_waits_has_its_memory_filled_and_is_woken_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = past_the_parser(scene.peer.session, monkeypatch)
+    reading = scene.wait()
+    scene.peer.send(frame(DATA, FIN, 3, scene.data)[50_000:])
+    scene.gate.open()
+    size = reading.result()
+    assert scene.memory[:size] == scene.data[:size]
+    assert counts
+    scene.peer.send(frame(DATA, FIN, 5, b"whole"))
+    assert read_on(scene.stream, LONG) == scene.data[size:]
+    assert scene.leading.result().endswith(b"whole")
+
+
+def test_a_time_out_waits_until_nobody_reads_into_the_memory(scene: Scene) -> None:
+    reading = scene.wait(timeout=0.01)
+    until(lambda: scene.post.recalled)
+    assert reading.running
+    scene.gate.open()
+    size = reading.result()  # which is no time-out: there are bytes
+    assert scene.memory[:size] == scene.data[:size]
+    kept = bytes(scene.memory)
+    scene.stream.settimeout(GUARD)
+    scene.finish(size)
+    assert scene.memory == kept
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "kill"])
+def test_the_end_waits_until_nobody_reads_into_the_memory(scene: Scene, how: str) -> None:
+    reading = scene.wait()
+    if how == "close":
+        scene.stream.close()
+    elif how == "reset":
+        scene.stream.reset()
+    else:
+        killing = scene.crew.start(scene.peer.session.kill)
+    until(lambda: scene.post.recalled)
+    assert reading.running
+    scene.gate.open()
+    size = reading.result()  # what had come before
+    assert scene.memory[:size] == scene.data[:size]
+    with pytest.raises(OSError):
+        scene.stream.recv_into(scene.memory)
+    if how == "kill":
+        killing.result()
+        with pytest.raises(OSError):
+            scene.leading.result()
+        return
+    kept = bytes(scene.memory)
+    scene.peer.send(frame(DATA, 0, 3, scene.data)[50_000:], frame(DATA, FIN, 5, b"whole"))
+    assert scene.leading.result().endswith(b"whole")
+    assert scene.memory == kept
+
+
+@pytest.mark.parametrize("more", [0, 70_000])
+def test_an_exception_gives_back_what_is_in_the_memory(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, more: int
+) -> None:
+    """One that strikes while the leader reads, and some bytes are there already."""
+    wait = scene.engine._wait
+
+    def struck(*args: Any, **options: Any) -> bool:
+        if not options.get("posted"):
+            return wait(*args, **options)
+        scene.gate.reached()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scene.engine, "_wait", struck)
+    reading = scene.wait()
+    until(lambda: scene.post.recalled)
+    assert reading.running
+    scene.peer.send(frame(DATA, FIN, 3, scene.data)[50_000 : 50_000 + more])
+    scene.gate.open()
+    with pytest.raises(KeyboardInterrupt):
+        reading.result()
+    window = scene.stream._state.receive
+    with scene.engine._lock:
+        left = window.left + scene.engine.protocol.codec.data_left  # may, and will come
+        assert left + scene.stream._state.buffered + window.read == window.size
+    scene.finish(0, sent=50_000 + more)
+
+
+def test_two_readers_and_one_memory(scene: Scene) -> None:
+    reading = scene.wait()
+    second = scene.crew.start(read_on, scene.stream, LONG)
+    until(lambda: len(scene.stream._state.readers or ()) == 2)
+    scene.gate.open()
+    scene.peer.send(frame(DATA, FIN, 3, scene.data)[50_000:], frame(DATA, FIN, 5, b"whole"))
+    size = reading.result()
+    rest = second.result() + read_on(scene.stream, LONG)
+    assert sorted([*scene.memory[:size], *rest]) == sorted(scene.data)
+    assert scene.leading.result().endswith(b"whole")
 
 
 @pytest.mark.parametrize("version", [1, 2])

@@ -24,8 +24,16 @@ Before it sleeps a leader looks at the connection for 100 to 200 microseconds, g
 away between two looks, and stops doing so while that does not pay: two processes that are awake
 exchange a message in a fraction of the time that it takes to wake one. A caller that has answered
 a short stream of the peer's does not sit down, so that the one who accepts reads the next stream
-itself. And where a long frame of the leader's own stream is under way, it reads it into its own
-memory, past the parser.
+itself.
+
+**Reading straight.** One who waits in ``recv_into`` *posts* its memory on its stream. Where a long
+frame is under way whose stream has such memory, the leader, whoever it is, reads the rest into it,
+past the parser, and wakes its owner when the frame or the memory is at its end, or before it waits
+for more. Because it reads there without the lock, it says so under the lock before, and the owner,
+whatever ends its wait (its deadline, the session's death, an exception), stays until that read is
+over; reads never block, so that takes no time. What is in the memory then is what the owner
+returns, or, where an exception takes it away, goes back to the stream. A leader that has posted
+memory itself stays in the seat when it wakes such an owner, until its own memory is filled.
 
 **The reader thread** watches over the seat. While callers use it, it naps for ``_NAP`` seconds.
 When it finds the seat free, and unused since its last look, it wakes one of those who could sit, or
@@ -166,7 +174,7 @@ class Engine(Dropped):
             with self._lock:
                 if stream in self._wills:
                     self._wills[stream].ends = True
-                else:
+                elif self.death is None:
                     self.protocol.end(stream, urgent=True)
                 self._wake_all_locked(stream.writers)
             self.push()

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from threading import get_ident
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from muxado.engine.shared import Poller, os_error
 from muxado.engine.write_seat import WriteSeat
@@ -43,6 +43,32 @@ A = TypeVar("A")
 T = TypeVar("T")
 
 
+class Post:
+    """The memory of a caller that waits in ``recv_into``: long frames are read straight into it.
+
+    Guarded by the session's lock, but for what stands behind ``count`` while it is ``busy``.
+    """
+
+    __slots__ = ("busy", "count", "recalled", "ripe", "view")
+
+    def __init__(self, into: memoryview) -> None:
+        self.view = into[:]  # which stays when the caller releases its own
+        #: So many bytes are there.
+        self.count = 0
+        #: The one in the read seat reads into it, which takes no time: until then the caller stays.
+        self.busy = False
+        #: The caller has come for it meanwhile, and is to be woken.
+        self.recalled = False
+        #: The caller is to have what is there: it is full, or nothing more comes for now.
+        self.ripe = False
+
+    def retract(self, stream: StreamState) -> None:
+        """It is the caller's alone again; nobody may be reading into it."""
+        if stream.post is self:
+            stream.post = None
+        self.view.release()
+
+
 class ReadSeat(WriteSeat):
     """Everything that receives."""
 
@@ -70,8 +96,24 @@ class ReadSeat(WriteSeat):
         # free: two turns of the lock, one poll, one read, no other thread.
         protocol = self.protocol
         taken: list[T] = []
+        post: Post | None = None
 
         def attempt() -> bool:
+            if post is not None:
+                if post.busy:
+                    post.recalled = True
+                    return False
+                if post.count:
+                    if not (post.ripe or stream.buffered or self._stopped(stream)):
+                        return False
+                    taken.append(cast("T", self._filled_locked(stream, post)))
+                    return True
+            done = look()
+            if done and post is not None:
+                post.retract(stream)
+            return done
+
+        def look() -> bool:
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
                 try:
@@ -100,6 +142,8 @@ class ReadSeat(WriteSeat):
                         protocol.announce(stream)
                     if stream.readers is None:
                         stream.readers = []
+                    if into is not None and stream.post is None and deadline != 0 and self._inline:
+                        post = stream.post = Post(into)
                     if (
                         self._reading is None
                         and deadline != 0
@@ -115,15 +159,23 @@ class ReadSeat(WriteSeat):
                             self._sittings += 1
                             self._reading, self._reading_thread = taken, get_ident()
             if seated:
-                straight = None if into is None else (stream, into, cast("list[int]", taken))
-                done = self._lead(attempt, deadline, straight)
+                done = self._lead(attempt, deadline, post is not None)
             if not done and deadline != 0:
                 if protocol.urgent:
                     self.push()
                 assert stream.readers is not None
                 done = self._wait(
-                    stream.readers, attempt, deadline, reads=True, yielded=seated or defers
+                    stream.readers,
+                    attempt,
+                    deadline,
+                    reads=True,
+                    posted=post is not None,
+                    yielded=seated or defers,
                 )
+                if not done and post is not None:
+                    free = self._recall(stream, post, cast("list[Any]", taken))
+                    self._wait(stream.readers, free, None)
+                    done = bool(taken)
                 timed_out = not done
             if stream.poller is not None:
                 stream.poller.sync()
@@ -131,6 +183,8 @@ class ReadSeat(WriteSeat):
                 self.push()
         except BaseException:
             self._give_up(taken, None, [])
+            if post is not None:
+                self._take_back(stream, post)
             raise
         if taken:
             return taken[0]
@@ -139,6 +193,60 @@ class ReadSeat(WriteSeat):
         with self._lock:
             self._raise_failure_locked(stream)
         return nothing
+
+    def _filled_locked(self, stream: StreamState, post: Post) -> int:
+        """The caller has its memory back: how many bytes are in it."""
+        count = post.count
+        if stream.buffered and not stream.closed and count < len(post.view):
+            more = stream.take_into(post.view[count:])
+            self.protocol.consumed(stream, more)
+            count += more
+        post.retract(stream)
+        if stream.wrote:
+            stream.wrote = False
+            if not stream.local:
+                self._brevity = 0
+        return count
+
+    def _recall(self, stream: StreamState, post: Post, taken: list[Any]) -> Callable[[], bool]:
+        """What a caller waits for whose time is over: that nobody reads into its memory."""
+
+        def free() -> bool:
+            if post.busy:
+                post.recalled = True
+                return False
+            if post.count:
+                taken.append(self._filled_locked(stream, post))
+            post.retract(stream)
+            return True
+
+        return free
+
+    def _take_back(self, stream: StreamState, post: Post) -> None:
+        """An exception takes the caller away: what is in its memory is for who reads next."""
+
+        def free() -> bool:
+            if stream.post is post:
+                stream.post = None
+            if post.busy:
+                post.recalled = True
+                return False
+            count, post.count = post.count, 0
+            if count:
+                self.protocol.give_back(stream, bytes(post.view[:count]))
+            post.retract(stream)
+            return True
+
+        for _ in range(2):  # for the case that one more exception strikes
+            try:
+                with self._lock:
+                    done = free()
+                if not done:
+                    assert stream.readers is not None
+                    self._wait(stream.readers, free, None)
+                break
+            except BaseException:
+                continue
 
     def _defers_locked(self, stream: StreamState) -> bool:
         """Whether a caller that has answered leaves the seat to the one who accepts.
@@ -228,12 +336,9 @@ class ReadSeat(WriteSeat):
         self,
         ready: Callable[[], object],
         deadline: float | None,
-        straight: tuple[StreamState, memoryview, list[int]] | None = None,
+        posted: bool,
     ) -> bool:
         """Read for everybody until ``ready()``, asked under the lock, is true.
-
-        ``straight``: when a long frame of this stream is under way, its bytes may go to this
-        memory, and their count into this list, which is as good as ``ready``.
 
         The seat is ours, and free on return; false if ``ready`` was never true. The caller frees
         it when an exception comes out of here.
@@ -244,28 +349,28 @@ class ReadSeat(WriteSeat):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is None or left > 0:
                     self._await_bytes(left)
-            into, past = self._read_buffer, False
-            if straight is not None:
-                into, past = self._aim(*straight)
-            count = self._receive(into)
+            count = self._receive(self._aim())  # no name: it must not outlive the read
             with self._lock:
-                if past and count is not None and count > 0:
-                    assert straight is not None
-                    done = self._taken_locked(straight[0], count, straight[2])
-                    pollers = self._announce_locked(but=self._reading)
-                else:
+                if self._aimed is None or not self._taken_locked(count):
                     pollers = self._dispatch_locked(count)
-                    done = bool(ready())
+                else:
+                    pollers = self._announce_locked(but=self._reading)
+                if self._held is not None and not self._eager:
+                    self._tell_held_locked()
+                done = bool(ready())
                 if self._late and not done:
                     self._wake_late_locked()
                 leave = (
                     done
                     or self._woke
+                    or (self._fed and not posted)
                     or self._pins > 0
                     or (deadline is not None and time.monotonic() >= deadline)
                 )
+                self._fed = False
                 if leave:
                     self._woke = False
+                    self._tell_held_locked()
                     self._reading = None
                     self._pass_seat_locked()
             if pollers is not None or self.protocol.urgent or transport.pending:
@@ -273,26 +378,49 @@ class ReadSeat(WriteSeat):
             if leave:
                 return done
 
-    def _aim(
-        self, stream: StreamState, into: memoryview, taken: list[int]
-    ) -> tuple[memoryview, bool]:
-        """Where the next read goes, and whether that is past the parser: the rest of a long frame
-        into its reader's own memory, which saves two copies of every byte.
+    def _aim(self) -> memoryview:
+        """Where the next read goes: the rest of a long frame into the memory of the stream's
+        reader, past the parser, which saves two copies of every byte.
         """
-        # Only who sits in the seat moves what is asked here; that the stream may end meanwhile
-        # is looked at when the bytes are there.
-        left = self.protocol.under_way(stream)
-        if left >= _LONG_REST:
-            self._header_next = len(into) >= left
-            return into[:left], True
-        if self._header_next and not self.protocol.codec.data_left:
+        protocol = self.protocol
+        left = protocol.codec.data_left  # which only who sits in the seat moves
+        if not left:
             # Behind one long frame comes another, as a rule: only its header is wanted here.
-            self._header_next = False
-            return self._read_buffer[:HEADER], False
-        return self._read_buffer, False
+            header, self._header_next = self._header_next, False
+            return self._read_buffer[:HEADER] if header else self._read_buffer
+        if left < _LONG_REST and self._held is None:
+            return self._read_buffer
+        self._header_next = False
+        with self._lock:
+            stream = protocol.under_way
+            post: Post | None = None if stream is None else stream.post
+            if stream is None or post is None or post.ripe:
+                return self._read_buffer
+            if stream.buffered:
+                count = stream.take_into(post.view[post.count :])
+                post.count += count
+                protocol.consumed(stream, count)
+            into = post.view[post.count : post.count + left]
+            if stream.buffered or not into:
+                self._held = stream
+                self._tell_held_locked()
+                return self._read_buffer
+            post.busy = True
+            self._aimed = (stream, post)
+            self._header_next = len(into) == left
+        return into
 
-    def _taken_locked(self, stream: StreamState, count: int, taken: list[int]) -> bool:
-        """``count`` bytes of a frame are in the memory of the stream's reader."""
+    def _taken_locked(self, count: int | None) -> bool:
+        """A read past the parser is over; whether it brought anything."""
+        assert self._aimed is not None
+        (stream, post), self._aimed = self._aimed, None
+        post.busy = False
+        if post.recalled:
+            self._held = stream
+        if count is None or count <= 0:
+            if post.recalled:
+                self._tell_held_locked()
+            return False
         self._woke = False
         self._received += count
         self._heard = True
@@ -302,9 +430,16 @@ class ReadSeat(WriteSeat):
         except Error as error:  # the stream has ended, and the peer has drawn too many answers
             self._die_locked(error.code, error, b"")
         if mine:
-            taken.append(count)
+            post.count += count
+            if stream.post is not post:  # an exception took its caller away
+                self.protocol.give_back(stream, bytes(post.view[: post.count]))
+                post.count = 0
+        self._held = stream
+        full = post.count == len(post.view) or not self.protocol.codec.data_left
+        if full or not mine or post.recalled:
+            self._tell_held_locked()
         self._receiving = False
-        return mine
+        return True
 
     def _await_bytes(self, left: float | None) -> None:
         """Wait until there is something to read: awake for a moment, where that has paid lately.
@@ -457,6 +592,7 @@ class ReadSeat(WriteSeat):
             count = self._receive(self._read_buffer)
             with self._lock:
                 pollers = self._dispatch_locked(count)
+                self._tell_held_locked()
                 self._wake_late_locked()
                 leave = self.death is not None or (bool(self._willing) and not self._pins)
                 self._woke = False

@@ -135,6 +135,12 @@ class Shared:
         #: since a TLS handshake may have read what came behind it.
         self._eager = True
         self._header_next = False  # the seat's: see _aim()
+        #: Guarded by _lock: whose memory the seat is reading into, a stream and its ``Post``; and
+        #: whose memory has bytes that its reader has not been told of, as more are coming.
+        self._aimed: tuple[StreamState, Any] | None = None
+        self._held: StreamState | None = None
+        #: Guarded by _lock: somebody was woken whose memory was read into.
+        self._fed = False
         self._patience = 1  # the seat's: see _await_bytes()
         self._brevity = 0  # guarded by _lock: short streams in a row, see _defers_locked()
         self._acceptor = 0  # the thread that last waited in accept()
@@ -190,6 +196,7 @@ class Shared:
         *,
         reads: bool = False,
         sends: Any = None,
+        posted: bool = False,
         yielded: bool = False,
     ) -> bool:
         """Wait until ``ready()``, asked under the lock, is true; false past ``deadline``.
@@ -198,7 +205,8 @@ class Shared:
         it may do what the caller waits to do. The waiter stands in ``crowd`` for
         those who know what it waits for. ``reads``: what it waits for comes from the peer, so
         it may take the read seat. ``sends``: the ``Write`` that is to be sent, by whoever has the
-        write seat, which the waiter takes when it is woken and nobody has it.
+        write seat, which the waiter takes when it is woken and nobody has it. ``posted``: its
+        memory may be read into.
         """
         waiter: threading.Lock | None = None
         reads = reads and self._inline
@@ -235,7 +243,7 @@ class Shared:
                             self._willing[waiter] = None
                             self._pass_seat_locked()
                 if leads:
-                    led = self._lead(ready, deadline)
+                    led = self._lead(ready, deadline, posted)
                     yielded = True
                 else:
                     if self._late:
@@ -311,6 +319,10 @@ class Shared:
                             self._receiving = False
                             self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
                         self._reading = None
+                        if self._aimed is not None:
+                            self._aimed[1].busy = False
+                            self._aimed = None
+                        self._tell_held_locked()
                     if waiter is not None:
                         self._dismiss_locked(waiter, crowd)
                     self._wake_everybody_locked()
@@ -386,6 +398,18 @@ class Shared:
             self._wake_locked(waiter)
         self._late.clear()
 
+    def _tell_held_locked(self) -> None:
+        """Nothing more comes just now: its reader has what there is."""
+        stream, self._held = self._held, None
+        if stream is None:
+            return
+        if stream.post is not None:
+            stream.post.ripe = True
+        for waiter in stream.readers or ():
+            if waiter is not self._reading:  # who looks for itself
+                self._fed = True
+                self._wake_locked(waiter)
+
     def _replace_locked(self) -> None:
         """A caller is done with its stream, and may have been the one to sit next: wake another."""
         if self._reading is None and self._willing and not self._pins:
@@ -404,13 +428,19 @@ class Shared:
                 # It has answered, and then waited for nothing but this.
                 answered = stream.wrote and not stream.local
                 late = stream.fin_in and answered and not stream.buffered and but is not None
-                for waiter in stream.readers or ():
+                readers = stream.readers or ()
+                if stream.post is not None:
+                    back = False  # it will, but whoever leads reads into its memory
+                    if self._eager and but is not None and protocol.under_way is stream:
+                        self._held, readers = stream, ()  # as soon as the rest is there
+                for waiter in readers:
                     if waiter is but:
                         continue
                     if late:
                         self._late.append(waiter)
                     else:
                         self._woke = self._woke or back
+                        self._fed = self._fed or stream.post is not None
                         self._wake_locked(waiter)
                 if stream.failure is not None:
                     for waiter in stream.writers or ():
@@ -526,7 +556,7 @@ class Shared:
 
     # What stands above: see read_seat.py and write_seat.py.
 
-    def _lead(self, ready: Callable[[], object], deadline: float | None) -> bool:
+    def _lead(self, ready: Callable[[], object], deadline: float | None, posted: bool) -> bool:
         raise NotImplementedError
 
     def _pass_pen_locked(self) -> None:

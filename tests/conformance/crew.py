@@ -30,6 +30,11 @@ class Task(Generic[T]):
         except BaseException as error:
             self._error = error
 
+    @property
+    def running(self) -> bool:
+        """Whether the call has not returned."""
+        return self._thread.is_alive()
+
     def result(self) -> T:
         """Join the thread; return what the call returned or raise what it raised."""
         self.taken = True
