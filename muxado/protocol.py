@@ -122,6 +122,7 @@ class StreamState:
 
     __slots__ = (
         "accepted",
+        "acceptor",
         "answered",
         "buffered",
         "chunks",
@@ -197,6 +198,8 @@ class StreamState:
         self.poller: Any = None
         #: The bytes that wait to be sent.
         self.write: Any = None
+        #: The thread that accepted it.
+        self.acceptor = 0
 
     def push(self, piece: memoryview) -> None:
         """Keep ``piece``, which has just arrived."""
@@ -306,6 +309,7 @@ class Protocol:
         self.peer_streams = 0
         self._late_credit = 0  # bytes sent on streams that are gone, which may yet be granted back
         self._late_resets = 0  # for streams that are gone
+        self._late_ends = 0  # streams that are gone and whose FIN may yet come
         #: The highest id of the peer's that reached the application.
         self.last_accepted = 0
         self.last_peer_id = self.codec.first_id[1 if client else 0] - 2
@@ -458,7 +462,9 @@ class Protocol:
         self._current = None
         if stream is None or not stream.opened:
             self._check_known(stream_id, "DATA")
-            if not length:
+            if fin and not length and self._late_ends:
+                self._late_ends -= 1
+            elif not length:
                 self._charge(_USELESS)
             if length or not fin:
                 self._draw_reset(stream_id, ErrorCode.STREAM_CLOSED)
@@ -854,8 +860,11 @@ class Protocol:
         if left:
             self.consumed(stream, left)
 
-    def close(self, stream: StreamState) -> None:
-        """The application lets go: FIN, or RST if it leaves bytes unread."""
+    def close(self, stream: StreamState, *, lazy: bool = False) -> None:
+        """The application lets go: FIN, or RST if it leaves bytes unread.
+
+        ``lazy``: the FIN may wait for a frame to ride with, though the peer may wait for it.
+        """
         if stream.closed:
             return
         if stream.failure is None and stream.buffered:
@@ -864,7 +873,8 @@ class Protocol:
                 Failure(StreamReset, "closed with bytes unread", ErrorCode.STREAM_CANCELLED),
             )
         elif stream.failure is None:
-            self.end(stream, urgent=stream.wrote)
+            self.end(stream, urgent=stream.wrote and not lazy)
+            self._late_ends += not stream.fin_in
             self._forget(stream)
         # Last, with no call in between: what an exception from outside cuts short is repeated.
         if stream.accepted:

@@ -155,6 +155,18 @@ class TestHonestPeers:
             end.protocol.control_frames(opening=False)
         assert end.protocol.budget.left == SIZE
 
+    def test_an_end_that_comes_behind_ours_is_free_but_once(self) -> None:
+        end = End(client=True)
+        for number in range(3, 2 * SIZE + 103, 2):
+            stream = end.open()
+            end.write(stream, b"x")
+            end.protocol.close(stream)
+            end.sent()
+            end.feed(data(number, fin=True))
+        assert end.protocol.budget.left == SIZE
+        end.feed(data(3, fin=True))
+        assert end.protocol.budget.left == SIZE - 1
+
     def test_streams_of_a_go_peer(self) -> None:
         """10,000 a second, second after second; each of them says some things too late."""
         end = End()

@@ -89,7 +89,7 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew) -> Costs:
             400,
             {},
             3.9,  # with SYN, the echo, and two with FIN, the last of which may come later
-            {"frames": 4.1, "send": 3.2, "system calls": 9.5, "wake-up": 2.6},
+            {"frames": 4.1, "send": 3.2, "system calls": 9.5, "wake-up": 1.5},
             id="open, a thread for each",
         ),
         pytest.param(
@@ -97,7 +97,7 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew) -> Costs:
             800,
             {"streams": 8},
             3.9,
-            {"frames": 4.1, "send": 3.2, "system calls": 8, "wake-up": 4},
+            {"frames": 4.1, "send": 3.2, "system calls": 8, "wake-up": 3.2},
             id="open, 8 callers, a thread for each",
         ),
         pytest.param(
@@ -105,7 +105,7 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew) -> Costs:
             400,
             {"workers": 4},
             3.9,
-            {"frames": 4.1, "send": 3.2, "system calls": 9, "wake-up": 5.5},
+            {"frames": 4.1, "send": 2.5, "system calls": 8, "wake-up": 1},
             id="open, waiting workers",
         ),
         pytest.param(
@@ -113,7 +113,7 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew) -> Costs:
             800,
             {"streams": 8, "workers": 16},
             3.9,
-            {"frames": 4.1, "send": 3.2, "system calls": 6, "wake-up": 7},
+            {"frames": 4.1, "send": 2.8, "system calls": 5, "wake-up": 3.5},
             id="open, 8 callers, waiting workers",
         ),
         pytest.param(

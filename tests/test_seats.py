@@ -1,14 +1,20 @@
-"""Who reads the connection: how long a leader looks before it sleeps, and who goes first."""
+"""Who reads the connection: how long a leader looks before it sleeps, and who goes first.
+
+And what may wait to be written, for a frame to ride with.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 
 import muxado
+from muxado.engine import read_seat, write_seat
+from muxado.engine.shared import RIDES
 
-from .conformance.crew import Crew, Task
+from .conformance.crew import GUARD, Crew, Task
 from .support import RawPeer, frame, until, waiting
 
 DATA, FIN, SYN = 1, 0x1, 0x2
@@ -34,6 +40,7 @@ def test_a_leader_that_looks_in_vain_stops_looking(
 def test_a_leader_that_finds_something_goes_on_looking(
     raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(read_seat, "_NAP", GUARD)  # or the reader thread may sit down
     peer = raw()
     transport = peer.session._engine.transport
     looks: list[int] = []
@@ -47,6 +54,12 @@ def test_a_leader_that_finds_something_goes_on_looking(
     peer.send(frame(DATA, SYN, 3))
     stream, _ = peer.session.accept()
     with stream:
+        reading = crew.start(stream.recv, 1)
+        waiting(peer.session, 1)
+        peer.send(
+            frame(DATA, 0, 3, b"w")
+        )  # the reader thread sees that there is a caller, and goes
+        assert reading.result() == b"w"
         for _ in range(200):
             peer.send(frame(DATA, 0, 3, b"x"))
             assert stream.recv(1) == b"x"
@@ -91,9 +104,8 @@ def test_one_that_has_answered_leaves_the_seat_to_the_acceptor(
     peer = raw()
     engine = peer.session._engine
     stream_id = short_streams(peer, crew)
-    first = accepting(peer, crew)
     peer.send(frame(DATA, SYN, stream_id, b"ask"))
-    stream = first.result()
+    stream, _ = peer.session.accept()
     second = accepting(peer, crew)
     until(lambda: engine._acceptors)
     answering = crew.start(answer, stream)
@@ -112,9 +124,211 @@ def test_an_acceptor_that_never_comes_back_keeps_nobody_waiting(
 ) -> None:
     peer = raw()
     stream_id = short_streams(peer, crew)
-    accepted = accepting(peer, crew)
     peer.send(frame(DATA, SYN, stream_id, b"ask"))
-    answering = crew.start(answer, accepted.result())
+    accepted, _ = peer.session.accept()
+    answering = crew.start(answer, accepted)
     assert peer.expect(DATA, stream_id).body == b"ask"
     peer.send(frame(DATA, 0 if more else FIN, stream_id, more))
     assert answering.result() == more
+
+
+def test_as_many_acceptors_are_woken_as_streams_come(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    accepts = [accepting(peer, crew) for _ in range(8)]
+    waiting(peer.session, 8)
+    woken: set[object] = set()
+    wake = engine._wake_locked
+
+    def noted(waiter: threading.Lock) -> None:
+        if waiter in engine._acceptors:
+            woken.add(waiter)
+        wake(waiter)
+
+    monkeypatch.setattr(engine, "_wake_locked", noted)
+    peer.send(frame(DATA, SYN, 3) + frame(DATA, SYN, 5) + frame(DATA, SYN, 7))
+    until(lambda: peer.session.stats().accepted == 3)
+    # Two beside the one that reads, and one to read after that.
+    assert len(woken) <= 3
+    for number in range(9, 9 + 2 * 5, 2):
+        peer.send(frame(DATA, SYN, number))
+    for each in accepts:
+        each.result().close()
+
+
+class Worker:
+    """One of a pool: accepts, answers, reads to the end, closes, and comes back, or does not."""
+
+    def __init__(self, session: muxado.Session) -> None:
+        self._session = session
+        self.served: list[int] = []
+        self.ended = threading.Semaphore(0)  # counts the ends it has read
+        self.go_on = threading.Semaphore(0)  # and how often it may go on then
+
+    def __call__(self) -> None:
+        for stream in self._session:
+            with stream:
+                self.served.append(stream.id)
+                stream.sendall(stream.recv(100))
+                assert stream.recv(100) == b""
+                self.ended.release()
+                assert self.go_on.acquire(timeout=GUARD)
+
+
+def ask(peer: RawPeer, stream_id: int, *, end: int = 0) -> None:
+    """Ask on a new stream; in the same breath, end the other whose answer has come."""
+    before = frame(DATA, FIN, end) if end else b""
+    peer.send(before + frame(DATA, SYN, stream_id, b"ask"))
+    while (got := peer.read()) != (DATA, 0, stream_id, b"ask"):
+        assert got is not None
+
+
+def test_a_worker_takes_the_next_stream_that_came_with_the_end_of_its_own(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_seat, "_NAP", GUARD)  # nobody is woken by the clock
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    busy, idle = Worker(peer.session), Worker(peer.session)
+    serving = [crew.start(idle)]
+    waiting(peer.session, 1)
+    serving.append(crew.start(busy))
+    waiting(peer.session, 2)
+    ask(peer, 3)
+    first = busy if busy.served else idle
+    other = idle if first is busy else busy
+    until(lambda: engine._leading is not None and engine._reading is not None)
+    wanted: list[int] = []  # acceptors who were to be woken
+    monkeypatch.setattr(
+        engine, "_wake_acceptors_locked", lambda count, but=None: wanted.append(count)
+    )
+    for stream_id in range(5, 41, 2):
+        first.go_on.release()
+        ask(peer, stream_id, end=stream_id - 2)
+        assert first.ended.acquire(timeout=GUARD)
+    monkeypatch.undo()
+    assert first.served == list(range(3, 41, 2))
+    assert not other.served
+    assert wanted == [0] * len(first.served[1:])
+    peer.send(frame(DATA, FIN, 39))
+    assert first.ended.acquire(timeout=GUARD)
+    first.go_on.release(2)
+    peer.session.close()
+    for each in serving:
+        each.result()
+
+
+def test_a_worker_that_does_not_come_back_leaves_the_next_stream_to_another(
+    raw: Callable[..., RawPeer], crew: Crew
+) -> None:
+    peer = raw()
+    workers = [Worker(peer.session), Worker(peer.session)]
+    serving = [crew.start(each) for each in workers]
+    waiting(peer.session, 2)
+    ask(peer, 3)
+    first, other = sorted(workers, key=lambda each: not each.served)
+    ask(peer, 5, end=3)  # the answer is what shows it: nobody may go on yet
+    assert (first.served, other.served) == ([3], [5])
+    peer.send(frame(DATA, FIN, 5))
+    for each in workers:
+        assert each.ended.acquire(timeout=GUARD)
+        each.go_on.release(2)
+    peer.session.close()
+    for served in serving:
+        served.result()
+
+
+def test_whoever_reads_next_wakes_another_for_a_worker_that_does_not_come_back(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_seat, "_NAP", GUARD)  # the clock does not
+    peer = raw(heartbeat_interval=None)
+    workers = [Worker(peer.session), Worker(peer.session)]
+    serving = [crew.start(each) for each in workers]
+    waiting(peer.session, 2)
+    ask(peer, 3)
+    first, other = sorted(workers, key=lambda each: not each.served)
+    waiting(peer.session, 2)
+    peer.send(frame(DATA, FIN, 3) + frame(DATA, SYN, 5, b"ask"))
+    assert first.ended.acquire(timeout=GUARD)
+    with peer.session.open() as stream:
+        reading = crew.start(stream.recv, 1)
+        while peer.read() != (DATA, 0, 5, b"ask"):
+            pass
+        assert (first.served, other.served) == ([3], [5])
+        peer.send(frame(DATA, FIN, 5) + frame(DATA, FIN, stream.id))
+        assert reading.result() == b""
+    assert other.ended.acquire(timeout=GUARD)
+    for each in workers:
+        each.go_on.release(2)
+    peer.session.close()
+    for served in serving:
+        served.result()
+
+
+class Answered:
+    """Streams that the peer has ended behind the answer, and that the application is to close."""
+
+    def __init__(self, peer: RawPeer) -> None:
+        self._peer = peer
+        self._next = 3
+        self.ends: list[int] = []  # those that had been closed, before the answer
+
+    def __call__(self) -> muxado.Stream:
+        peer = self._peer
+        stream_id, self._next = self._next, self._next + 2
+        peer.send(frame(DATA, SYN, stream_id, b"ask"))
+        stream, _ = peer.session.accept()
+        stream.sendall(stream.recv(100))
+        self.ends = []
+        while (got := peer.read()) != (DATA, 0, stream_id, b"ask"):
+            assert got is not None
+            assert (got.type, got.flags) == (DATA, FIN)
+            self.ends.append(got.stream_id)
+        peer.send(frame(DATA, FIN, stream_id))
+        assert stream.recv(1) == b""
+        return stream
+
+
+def test_an_end_waits_for_a_ride_where_writes_follow_soon(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_seat, "_SOON", GUARD)
+    monkeypatch.setattr(write_seat, "_RIDE", GUARD)  # nor does the writer thread send it
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    answered = Answered(peer)
+    for _ in range(RIDES):
+        with answered() as stream:
+            pass
+        assert not engine.protocol.ending, "it went by itself"
+    answered().close()
+    assert list(engine.protocol.ending), "it waits"
+    before = stream.id + 2
+    with answered():
+        assert answered.ends == [before]
+    assert engine._rides == RIDES + 1
+
+
+def test_an_end_that_found_no_ride_lets_fewer_wait(raw: Callable[..., RawPeer]) -> None:
+    peer = raw()
+    engine = peer.session._engine
+    stream = Answered(peer)()
+    engine._rides = engine._rides_due
+    stream.close()
+    assert peer.expect(DATA, stream.id) == (DATA, FIN, stream.id, b"")
+    assert (engine._rides, engine._rides_due) == (0, 2 * RIDES)
+
+
+def test_no_end_waits_where_writes_do_not_follow_soon(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_seat, "_SOON", -1)
+    peer = raw()
+    answered = Answered(peer)
+    for _ in range(3 * RIDES):
+        answered().close()
+        assert not peer.session._engine.protocol.ending
+    assert peer.session._engine._rides == 0

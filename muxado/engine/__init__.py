@@ -24,7 +24,8 @@ Before it sleeps a leader looks at the connection for 100 to 200 microseconds, g
 away between two looks, and stops doing so while that does not pay: two processes that are awake
 exchange a message in a fraction of the time that it takes to wake one. A caller that has answered
 a short stream of the peer's does not sit down, so that the one who accepts reads the next stream
-itself.
+itself. One that had accepted it too, as a worker of a pool does, is left the next stream that comes
+with the end of its own.
 
 **Reading straight.** One who waits in ``recv_into`` *posts* its memory on its stream. Where a long
 frame is under way whose stream has such memory, the leader, whoever it is, reads the rest into it,
@@ -54,6 +55,10 @@ that the connection does not take in time is kept in ``_unsent`` and goes first:
 is finished, or the session dies. What the read side owes is written by whoever dispatched it if
 the seat is free and the connection takes it at once, and is left to the writer thread otherwise:
 reading never waits for writing.
+
+A SYN waits for its stream's first bytes to ride with and a FIN for any frame, but no longer than
+the writer thread's next look. Where the peer may wait for the FIN it goes at once, unless frames
+to ride with have proved to come at once too.
 
 Nothing that is made may overtake what was made before it, but for heartbeats: these go in front
 of all that waits, though never into a frame that the connection has cut.
@@ -217,7 +222,8 @@ class Engine(Dropped):
                 if write is not None:
                     self.protocol.schedule.discard(stream)
                 if self.death is None:
-                    self.protocol.close(stream)
+                    lazy = stream.fin_in and stream.wrote and self._may_ride_locked()
+                    self.protocol.close(stream, lazy=lazy)
                     if self.protocol.ending and not self.protocol.urgent:
                         self._give_ride_locked()
                 stream.closed = True
@@ -226,7 +232,7 @@ class Engine(Dropped):
                 self._wake_readers_locked(stream)
                 self._wake_all_locked(stream.writers)
                 pollers = self._announce_locked()
-                self._replace_locked()
+                self._replace_locked(stream)
             self._follow_up(pollers)
         except BaseException:
             self.drop(stream)  # an exception from outside: it is closed all the same

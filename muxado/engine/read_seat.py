@@ -9,7 +9,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, TypeVar, cast
 
-from muxado.engine.shared import Poller, os_error
+from muxado.engine.shared import BRIEF, Poller, os_error
 from muxado.engine.write_seat import WriteSeat
 from muxado.errors import Error, ErrorCode
 from muxado.protocol import StreamState
@@ -35,9 +35,6 @@ _GLANCES = 150
 #: many waits later it tries again.
 _PATIENCE = 8
 _RETRY = 64
-#: Streams in a row of which nothing but the end came behind this side's answer, before the next
-#: is expected to go the same way.
-_BRIEF = 8
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -151,7 +148,7 @@ class ReadSeat(WriteSeat):
                         and not self._pins
                         and not protocol.urgent
                     ):
-                        if self._brevity >= _BRIEF and answered and self._defers_locked(stream):
+                        if self._brevity >= BRIEF and answered and self._defers_locked(stream):
                             defers = True
                         else:
                             seated = True
@@ -255,7 +252,7 @@ class ReadSeat(WriteSeat):
         next stream as often as not. If the acceptor reads that, the stream is served without a
         hand-over. One that does not come back to accept is not waited for: see the reader thread.
         """
-        if stream.local or self._acceptor == get_ident():
+        if stream.local or stream.acceptor == get_ident():
             return False
         if self._acceptors:
             self._wake_locked(self._acceptors[0])
@@ -297,6 +294,9 @@ class ReadSeat(WriteSeat):
             try:
                 with self._lock:
                     stream = None if self._closing else protocol.accept()
+                    if stream is not None:
+                        stream.acceptor = get_ident()
+                        self._held_back = self._held_back and bool(protocol.backlog)
                     over = stream is None and (self.death is not None or self._closing)
                     if over:
                         self._told = True
@@ -318,7 +318,6 @@ class ReadSeat(WriteSeat):
                 raise error
             if deadline == 0:
                 raise os_error(errno.EAGAIN)
-            self._acceptor = get_ident()
             if not self._wait(self._acceptors, ready, deadline, reads=True):
                 raise TimeoutError("timed out")
 
@@ -358,7 +357,7 @@ class ReadSeat(WriteSeat):
                 if self._held is not None and not self._eager:
                     self._tell_held_locked()
                 done = bool(ready())
-                if self._late and not done:
+                if (self._late or self._held_back) and not done:
                     self._wake_late_locked()
                 leave = (
                     done
@@ -458,7 +457,7 @@ class ReadSeat(WriteSeat):
             self._patience += 1
             if not self._patience:
                 self._patience = 1
-        if self._late:
+        if self._late or self._held_back:
             with self._lock:
                 self._wake_late_locked()
         self.transport.wait_readable(left)

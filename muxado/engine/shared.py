@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from muxado.transport import Transport
 
 __all__ = [
+    "BRIEF",
     "NOBODY",
     "REENTERED",
+    "RIDES",
     "Descriptor",
     "Poller",
     "Shared",
@@ -43,6 +45,11 @@ READ = 262144
 #: they may be longer; see the write seat.
 _FRAME_SHARED = 65536
 _FRAME_ALONE = 131072
+#: See WriteSeat._may_ride_locked().
+RIDES = 8
+#: Streams in a row of which nothing but the end came behind this side's answer, before the next
+#: is expected to go the same way.
+BRIEF = 8
 
 #: What is said to those who would otherwise wait for ever.
 REENTERED = "a signal handler or a finalizer uses a session that its own thread is inside of"
@@ -143,7 +150,7 @@ class Shared:
         self._fed = False
         self._patience = 1  # the seat's: see _await_bytes()
         self._brevity = 0  # guarded by _lock: short streams in a row, see _defers_locked()
-        self._acceptor = 0  # the thread that last waited in accept()
+        self._held_back = False  # guarded by _lock: see _returns_locked()
 
         # The write seat.
         self._writing = 0  # guarded by _lock: the thread that sits, 0 if it is free
@@ -163,6 +170,11 @@ class Shared:
         self._cut = 0  # guarded by _lock: so many bytes of that end a frame that was begun
         self._begun = 0  # the seat's: the same of the batch under way
         self._starved: dict[StreamState, None] = {}  # guarded by _lock: see write_now()
+        # See WriteSeat._may_ride_locked(); guarded by _lock.
+        self._fin_sent = 0.0  # when a FIN went by itself, and nothing was written since
+        self._fin_rides = False  # one waits that would have gone by itself
+        self._rides = 0  # how often in a row a frame for it to ride with came soon
+        self._rides_due = RIDES  # and how often that must have been
         self._broken: tuple[float, OSError] | None = None  # guarded by _lock: a write failed
         self._writer_waiter = new_waiter()
         self._writer_parked = False  # guarded by _lock
@@ -246,7 +258,7 @@ class Shared:
                     led = self._lead(ready, deadline, posted)
                     yielded = True
                 else:
-                    if self._late:
+                    if self._late or self._held_back:
                         with self._lock:
                             self._wake_late_locked()
                     waiter.acquire(True, bounded(left))
@@ -385,6 +397,38 @@ class Shared:
         if self._reading is None and (self._pins or self._reader_parked or self.death is not None):
             self._wake_locked(self._reader_waiter)
 
+    def _wake_acceptors_locked(self, count: int, but: object = None) -> None:
+        """See that so many acceptors are awake, ``but`` among them if it is one.
+
+        Always the last ones, whose memory is warm. Those who were woken before and have not run
+        yet count, so that for each stream in the backlog one is on its way.
+        """
+        if count > 0 and self._acceptors:
+            count -= but in self._acceptors
+            for waiter in reversed(self._acceptors):
+                if count <= 0:
+                    break
+                if waiter is not but:
+                    count -= 1
+                    self._woke = True
+                    self._wake_locked(waiter)
+
+    def _returns_locked(self, leader: object) -> bool:
+        """Whether the one who reads has just learned that its stream is finished, and had accepted
+        that itself: it will come back for the next stream, as a worker of a pool does.
+
+        To wake another for that would take longer. If it does not come it is not waited for: that
+        other is one of those whom :meth:`_wake_late_locked` wakes.
+        """
+        stream = self._leading
+        return (
+            leader is not None
+            and stream is not None
+            and stream.fin_in
+            and stream.wrote
+            and stream.acceptor == get_ident()
+        )
+
     def _wake_late_locked(self) -> None:
         """Wake those for whom nothing came but the end of file.
 
@@ -397,6 +441,9 @@ class Shared:
         for waiter in self._late:
             self._wake_locked(waiter)
         self._late.clear()
+        if self._held_back:
+            self._held_back = False
+            self._wake_acceptors_locked(len(self.protocol.backlog))
 
     def _tell_held_locked(self) -> None:
         """Nothing more comes just now: its reader has what there is."""
@@ -410,8 +457,13 @@ class Shared:
                 self._fed = True
                 self._wake_locked(waiter)
 
-    def _replace_locked(self) -> None:
-        """A caller is done with its stream, and may have been the one to sit next: wake another."""
+    def _replace_locked(self, stream: StreamState) -> None:
+        """A caller is done with its stream, and may have been the one to sit next: wake another.
+
+        Not where whoever accepts will sit: if it is that one who closes, or streams are short.
+        """
+        if not stream.local and (stream.acceptor == get_ident() or self._brevity >= BRIEF):
+            return
         if self._reading is None and self._willing and not self._pins:
             self._wake_locked(next(iter(self._willing)))
 
@@ -457,10 +509,11 @@ class Shared:
                     self._pass_pen_locked()
         if protocol.arrived:
             protocol.arrived = False
-            for waiter in self._acceptors:
-                if waiter is not but:
-                    self._woke = True
-                    self._wake_locked(waiter)
+            count = len(protocol.backlog)
+            if self._returns_locked(but):
+                count -= 1
+                self._held_back = True
+            self._wake_acceptors_locked(count, but)
             if self.session_poller is not None:
                 pollers = pollers or []
                 pollers.append(self.session_poller)

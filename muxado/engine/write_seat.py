@@ -10,7 +10,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from muxado.engine.clock import Clock
-from muxado.engine.shared import REENTERED, Poller, bounded, os_error
+from muxado.engine.shared import REENTERED, RIDES, Poller, bounded, os_error
 from muxado.errors import ErrorCode
 from muxado.protocol import StreamState
 
@@ -23,6 +23,10 @@ log = logging.getLogger("muxado")
 
 #: Seconds that a SYN or FIN waits for a frame to ride along with.
 _RIDE = 0.003
+#: And one that would have gone by itself, if frames to ride with come as soon as this.
+_SOON = 0.001
+#: How often in a row they must have done so at most, before one waits again; see there.
+_MOST_RIDES = 4096
 #: Rides in a row with nothing to take along before the writer thread parks.
 _IDLE_RIDES = 8
 #: Seconds that the end of the connection is waited for after a write failed.
@@ -122,6 +126,8 @@ class WriteSeat(Clock):
                     seated = self._midway = True
                     self._writing = me
                     head = b""
+                    if self._fin_sent or self._fin_rides:
+                        self._ride_came_locked()
                     if protocol.urgent or protocol.ending:
                         head = protocol.control_frames(opening=False)
                     head += protocol.data_header(stream, size)
@@ -423,6 +429,8 @@ class WriteSeat(Clock):
                 if left >= _MAX_UNSENT:
                     return buffers  # or a connection that takes nothing would collect without end
             if left < _MAX_BEHIND and (protocol.urgent or protocol.owing()):
+                if self._fin_rides:
+                    self._ride_came_locked()
                 control = protocol.control_frames(opening=write is None)
                 if control:
                     buffers.append(control)
@@ -582,6 +590,37 @@ class WriteSeat(Clock):
         if self._writer_parked or self._closing:
             self._wake_locked(self._writer_waiter)
 
+    def _may_ride_locked(self) -> bool:
+        """Whether the FIN of a stream that the peer has ended too, behind our answer, may wait.
+
+        The peer may have closed, or it may have shut down its sending and wait for this very FIN;
+        nothing tells which. So it goes by itself, at once, until it has happened often enough that
+        another write came soon after and would have taken it along for nothing. When one has
+        waited in vain, twice as many such writes must come before the next may.
+        """
+        if self._rides >= self._rides_due:
+            self._fin_rides = True
+            return True
+        self._fin_sent = time.monotonic()
+        return False
+
+    def _ride_came_locked(self) -> None:
+        """A frame goes out that a FIN could have ridden with, or does ride with."""
+        if self._fin_sent:
+            came = time.monotonic() - self._fin_sent <= _SOON
+            self._fin_sent = 0.0
+            self._rides = self._rides + 1 if came else 0
+        elif self._fin_rides:
+            self._fin_rides = False
+            self._rides += 1
+            if self._rides >= 2 * _MOST_RIDES:  # that was long ago
+                self._rides_due = RIDES
+
+    def _ride_missed_locked(self) -> None:
+        """The writer thread has to send one that has waited for a ride."""
+        self._fin_rides = False
+        self._rides, self._rides_due = 0, min(2 * self._rides_due, _MOST_RIDES)
+
     def _flushed_locked(self) -> bool:
         """Nothing is left that was to be sent and could be."""
         return self.death is not None or not (
@@ -623,15 +662,12 @@ class WriteSeat(Clock):
                         self._die_locked(ErrorCode.NO_ERROR, None, b"")
                     if self.death is not None:
                         break
-                    self._writer_parked = False
+                    woken, self._writer_parked = self._writer_parked, False
                     protocol = self.protocol
                     beat = self._heartbeat_locked() if self._inline else None
                     lazy = bool(protocol.opening or protocol.ending)
-                    now = (
-                        self._owed_locked()
-                        or self._orphans_locked()
-                        or (lazy and (riding or self._closing))
-                    )
+                    owed = self._owed_locked()
+                    now = owed or self._orphans_locked() or (lazy and (riding or self._closing))
                     if beat is not None and beat <= 0:
                         silent = True
                     elif self._broken is not None:
@@ -640,13 +676,15 @@ class WriteSeat(Clock):
                             self._die_locked(ErrorCode.PEER_EOF, self._broken[1], b"")
                             break
                     elif now and not self._writing:
+                        if self._fin_rides and not owed:
+                            self._ride_missed_locked()
                         seated = True
                         self._writing = get_ident()
                     elif lazy and not self._writing:  # else whoever writes takes it along
                         pause, riding, idle = _RIDE, True, 0
-                    elif (lazy or riding) and idle < _IDLE_RIDES:
-                        # More opens or closes are likely: they find us awake. A burst of them by
-                        # one who writes between any two would wake us for each.
+                    elif (lazy or riding or woken) and idle < _IDLE_RIDES:
+                        # More opens or closes are likely: they find us awake. Or they would wake
+                        # us for each, just to see that a write has taken it along meanwhile.
                         pause, riding, idle = _RIDE, True, idle + 1
                     else:
                         riding, idle = False, 0
