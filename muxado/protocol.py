@@ -140,6 +140,7 @@ class StreamState:
         "ranked",
         "readers",
         "receive",
+        "returns",
         "send",
         "skip",
         "stream_type",
@@ -198,8 +199,10 @@ class StreamState:
         self.poller: Any = None
         #: The bytes that wait to be sent.
         self.write: Any = None
-        #: The thread that accepted it.
+        #: The thread that accepted it; and that is the one who waits for what comes behind the
+        #: answer.
         self.acceptor = 0
+        self.returns = False
 
     def push(self, piece: memoryview) -> None:
         """Keep ``piece``, which has just arrived."""

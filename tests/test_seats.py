@@ -240,11 +240,13 @@ def test_a_worker_that_does_not_come_back_leaves_the_next_stream_to_another(
         served.result()
 
 
-def test_whoever_reads_next_wakes_another_for_a_worker_that_does_not_come_back(
+def test_the_clock_wakes_another_for_a_worker_that_does_not_come_back(
     raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read_seat, "_NAP", GUARD)  # the clock does not
+    """And that although somebody else reads by then."""
+    monkeypatch.setattr(read_seat, "_NAP", GUARD)
     peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
     workers = [Worker(peer.session), Worker(peer.session)]
     serving = [crew.start(each) for each in workers]
     waiting(peer.session, 2)
@@ -255,17 +257,62 @@ def test_whoever_reads_next_wakes_another_for_a_worker_that_does_not_come_back(
     assert first.ended.acquire(timeout=GUARD)
     with peer.session.open() as stream:
         reading = crew.start(stream.recv, 1)
-        while peer.read() != (DATA, 0, 5, b"ask"):
-            pass
-        assert (first.served, other.served) == ([3], [5])
-        peer.send(frame(DATA, FIN, 5) + frame(DATA, FIN, stream.id))
+        waiting(peer.session, 2)
+        assert not other.served
+        with engine._lock:
+            engine._wake_locked(engine._reader_waiter)
+        finish(peer, first, other)
+        peer.send(frame(DATA, FIN, stream.id))
         assert reading.result() == b""
-    assert other.ended.acquire(timeout=GUARD)
-    for each in workers:
-        each.go_on.release(2)
     peer.session.close()
-    for served in serving:
-        served.result()
+    for each in serving:
+        each.result()
+
+
+def test_nor_does_anybody_rely_on_a_clock_that_has_stopped(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops beside one who reads for long, and who stays there when others hear of their end."""
+    monkeypatch.setattr(read_seat, "_NAP", 10 * GUARD)
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    workers = [Worker(peer.session), Worker(peer.session)]
+    serving = [crew.start(each) for each in workers]
+    waiting(peer.session, 2)
+    with peer.session.open() as stream:
+        reading = crew.start(stream.recv, 1)
+        waiting(peer.session, 3)
+        ask(peer, 3)
+        first, other = sorted(workers, key=lambda each: not each.served)
+        until(lambda: engine._leading is not stream._state and engine._reading is not None)
+        waiting(peer.session, 3)
+        peer.send(frame(DATA, 0, stream.id, b"x"))  # the first, who reads this, leaves the seat
+        assert reading.result() == b"x"
+        waiting(peer.session, 2)
+        reading = crew.start(stream.recv, 1)
+        waiting(peer.session, 3)
+        assert engine._leading is stream._state
+        with engine._lock:
+            engine._reader_parked = True
+        peer.send(frame(DATA, FIN, 3) + frame(DATA, SYN, 5, b"ask"))
+        assert first.ended.acquire(timeout=GUARD)
+        finish(peer, first, other)
+        peer.send(frame(DATA, FIN, stream.id))
+        assert reading.result() == b""
+    peer.session.close()
+    for each in serving:
+        each.result()
+
+
+def finish(peer: RawPeer, first: Worker, other: Worker) -> None:
+    """Stream 5 has been left to the first, who does not come: see the other serve it."""
+    while peer.read() != (DATA, 0, 5, b"ask"):
+        pass
+    assert (first.served, other.served) == ([3], [5])
+    peer.send(frame(DATA, FIN, 5))
+    assert other.ended.acquire(timeout=GUARD)
+    for each in (first, other):
+        each.go_on.release(2)
 
 
 class Answered:

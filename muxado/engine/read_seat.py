@@ -135,6 +135,7 @@ class ReadSeat(WriteSeat):
             with self._lock:
                 done = attempt()
                 if not done:
+                    stream.returns = answered and stream.acceptor == get_ident()
                     if not stream.opened:
                         protocol.announce(stream)
                     if stream.readers is None:
@@ -357,7 +358,7 @@ class ReadSeat(WriteSeat):
                 if self._held is not None and not self._eager:
                     self._tell_held_locked()
                 done = bool(ready())
-                if (self._late or self._held_back) and not done:
+                if self._late and not done:
                     self._wake_late_locked()
                 leave = (
                     done
@@ -457,7 +458,7 @@ class ReadSeat(WriteSeat):
             self._patience += 1
             if not self._patience:
                 self._patience = 1
-        if self._late or self._held_back:
+        if self._late:
             with self._lock:
                 self._wake_late_locked()
         self.transport.wait_readable(left)
@@ -545,7 +546,7 @@ class ReadSeat(WriteSeat):
                     if self._reader_parked:
                         # A leader that leaves after a long wait will probably be back.
                         self._reader_parked, used, naps = False, -1, 0
-                    self._wake_late_locked()
+                    self._wake_late_locked(last=True)
                     pinned = bool(self._pins) or not self._inline
                     free = self._reading is None
                     unused = used == self._sittings
@@ -592,7 +593,7 @@ class ReadSeat(WriteSeat):
             with self._lock:
                 pollers = self._dispatch_locked(count)
                 self._tell_held_locked()
-                self._wake_late_locked()
+                self._wake_late_locked(last=True)
                 leave = self.death is not None or (bool(self._willing) and not self._pins)
                 self._woke = False
                 if leave:

@@ -150,7 +150,10 @@ class Shared:
         self._fed = False
         self._patience = 1  # the seat's: see _await_bytes()
         self._brevity = 0  # guarded by _lock: short streams in a row, see _defers_locked()
-        self._held_back = False  # guarded by _lock: see _returns_locked()
+        #: Guarded by _lock: how many of those will accept the next stream, and whether streams are
+        #: left to such; see _returning_locked().
+        self._late_returns = 0
+        self._held_back = False
 
         # The write seat.
         self._writing = 0  # guarded by _lock: the thread that sits, 0 if it is free
@@ -258,7 +261,7 @@ class Shared:
                     led = self._lead(ready, deadline, posted)
                     yielded = True
                 else:
-                    if self._late or self._held_back:
+                    if self._late:
                         with self._lock:
                             self._wake_late_locked()
                     waiter.acquire(True, bounded(left))
@@ -413,35 +416,39 @@ class Shared:
                     self._woke = True
                     self._wake_locked(waiter)
 
-    def _returns_locked(self, leader: object) -> bool:
-        """Whether the one who reads has just learned that its stream is finished, and had accepted
-        that itself: it will come back for the next stream, as a worker of a pool does.
+    def _returning_locked(self, leader: object) -> int:
+        """How many have just learned that their stream is finished, and had accepted it themselves.
 
-        To wake another for that would take longer. If it does not come it is not waited for: that
-        other is one of those whom :meth:`_wake_late_locked` wakes.
+        They come back for the next stream, as workers of a pool do, and to wake others for that
+        would take longer. Those who do not come are not waited for beyond the reader thread's next
+        look.
         """
-        stream = self._leading
-        return (
+        stream = self._leading  # the leader's, unless it waits for something else by now
+        leads = (
             leader is not None
             and stream is not None
+            and stream.returns
             and stream.fin_in
-            and stream.wrote
+            and not stream.closed
             and stream.acceptor == get_ident()
         )
+        return self._late_returns + leads
 
-    def _wake_late_locked(self) -> None:
+    def _wake_late_locked(self, *, last: bool = False) -> None:
         """Wake those for whom nothing came but the end of file.
 
         A leader whose own wait is over has something to do, a new stream to serve as often as
         not, and one who has answered and only learns that it is finished would compete with it
         for the interpreter.
         So these are woken when a caller next goes to sleep, or by the reader thread's next look;
-        at once when the leader has nothing to do.
+        at once when the leader has nothing to do. ``last``: nobody looks later, so acceptors are
+        woken too for whatever has not been taken; see :meth:`_returning_locked`.
         """
         for waiter in self._late:
             self._wake_locked(waiter)
         self._late.clear()
-        if self._held_back:
+        self._late_returns = 0
+        if last and self._held_back:
             self._held_back = False
             self._wake_acceptors_locked(len(self.protocol.backlog))
 
@@ -490,6 +497,7 @@ class Shared:
                         continue
                     if late:
                         self._late.append(waiter)
+                        self._late_returns += stream.returns
                     else:
                         self._woke = self._woke or back
                         self._fed = self._fed or stream.post is not None
@@ -510,9 +518,12 @@ class Shared:
         if protocol.arrived:
             protocol.arrived = False
             count = len(protocol.backlog)
-            if self._returns_locked(but):
-                count -= 1
+            returning = self._returning_locked(but)
+            if returning:
+                count -= returning
                 self._held_back = True
+                if self._reader_parked:
+                    self._wake_locked(self._reader_waiter)
             self._wake_acceptors_locked(count, but)
             if self.session_poller is not None:
                 pollers = pollers or []
