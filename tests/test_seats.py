@@ -379,3 +379,26 @@ def test_no_end_waits_where_writes_do_not_follow_soon(
         answered().close()
         assert not peer.session._engine.protocol.ending
     assert peer.session._engine._rides == 0
+
+
+def test_the_end_of_one_that_is_followed_by_another_rides_with_its_answer(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(write_seat, "_RIDE", GUARD)
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    engine._rides = engine._rides_due
+    peer.send(frame(DATA, SYN, 3, b"ask") + frame(DATA, SYN, 5, b"ask"))
+    for stream_id in (3, 5):
+        stream, _ = peer.session.accept()
+        with stream:
+            stream.sendall(stream.recv(100))
+        if stream_id == 3:
+            assert engine.protocol.ending, "it waits for the next answer"
+    assert not engine.protocol.ending, "nobody waits for this thread: it went by itself"
+    assert [peer.read() for _ in range(4)] == [
+        (DATA, 0, 3, b"ask"),
+        (DATA, FIN, 3, b""),
+        (DATA, 0, 5, b"ask"),
+        (DATA, FIN, 5, b""),
+    ]

@@ -107,9 +107,11 @@ def test_a_burst_of_opens_wakes_the_writer_thread_once(
     """
     peer = raw(client=True, heartbeat_interval=None)
     engine = peer.session._engine
+    until(lambda: engine._writer_parked)
+    naps = Calls(monkeypatch, engine, "_heartbeat_locked")
     with Gate() as gate, peer.session.open() as first:
         first.sendall(b"x")
-        until(lambda: engine._writer_parked)
+        until(lambda: naps.count > 1 and engine._writer_parked)
         monkeypatch.setattr(write_seat, "_RIDE", GUARD)
         after(monkeypatch, engine.transport, "send", gate.stop_large)
         sending = crew.start(first.sendall, bytes(10_000))

@@ -56,9 +56,9 @@ is finished, or the session dies. What the read side owes is written by whoever 
 the seat is free and the connection takes it at once, and is left to the writer thread otherwise:
 reading never waits for writing.
 
-A SYN waits for its stream's first bytes to ride with and a FIN for any frame, but no longer than
-the writer thread's next look. Where the peer may wait for the FIN it goes at once, unless frames
-to ride with have proved to come at once too.
+A SYN waits for its stream's first bytes to ride with and a FIN for any frame, until the writer
+thread sees it for the second time. Where the peer may wait for the FIN it goes at once, unless
+frames to ride with have proved to come at once too.
 
 Nothing that is made may overtake what was made before it, but for heartbeats: these go in front
 of all that waits, though never into a frame that the connection has cut.
@@ -81,6 +81,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from muxado.engine.clock import GRACE
@@ -222,7 +223,10 @@ class Engine(Dropped):
                 if write is not None:
                     self.protocol.schedule.discard(stream)
                 if self.death is None:
-                    lazy = stream.fin_in and stream.wrote and self._may_ride_locked()
+                    followed = stream.fin_in or (
+                        stream.acceptor == get_ident() and bool(self.protocol.backlog)
+                    )
+                    lazy = followed and stream.wrote and self._may_ride_locked()
                     self.protocol.close(stream, lazy=lazy)
                     if self.protocol.ending and not self.protocol.urgent:
                         self._give_ride_locked()

@@ -21,8 +21,9 @@ __all__ = ["WriteSeat"]
 
 log = logging.getLogger("muxado")
 
-#: Seconds that a SYN or FIN waits for a frame to ride along with.
-_RIDE = 0.003
+#: Seconds between two looks of the writer thread for a SYN or FIN that has found no frame to ride
+#: along with since the last.
+_RIDE = 0.002
 #: And one that would have gone by itself, if frames to ride with come as soon as this.
 _SOON = 0.001
 #: How often in a row they must have done so at most, before one waits again; see there.
@@ -591,12 +592,13 @@ class WriteSeat(Clock):
             self._wake_locked(self._writer_waiter)
 
     def _may_ride_locked(self) -> bool:
-        """Whether the FIN of a stream that the peer has ended too, behind our answer, may wait.
+        """Whether the FIN of a stream may wait that was answered, and then either ended by the peer
+        too, or closed by a thread that has accepted it and finds the next one waiting.
 
-        The peer may have closed, or it may have shut down its sending and wait for this very FIN;
-        nothing tells which. So it goes by itself, at once, until it has happened often enough that
-        another write came soon after and would have taken it along for nothing. When one has
-        waited in vain, twice as many such writes must come before the next may.
+        The peer may have closed, or it may wait for this very FIN; nothing tells which. So it goes
+        by itself, at once, until it has happened often enough that another write came soon after
+        and would have taken it along for nothing. When one has waited in vain, twice as many such
+        writes must come before the next may.
         """
         if self._rides >= self._rides_due:
             self._fin_rides = True
@@ -647,6 +649,10 @@ class WriteSeat(Clock):
         """The writer thread: what no caller is there to write, the heartbeat, the last words."""
         me = self._writer_waiter
         riding, idle = False, 0
+        rested = False  # the last nap was not cut short
+        #: The stream whose SYN, and that whose FIN, had waited longest at the last look.
+        opening: StreamState | None = None
+        ending: StreamState | None = None
         try:
             while True:
                 seated = silent = False
@@ -665,9 +671,17 @@ class WriteSeat(Clock):
                     woken, self._writer_parked = self._writer_parked, False
                     protocol = self.protocol
                     beat = self._heartbeat_locked() if self._inline else None
-                    lazy = bool(protocol.opening or protocol.ending)
+                    before = (opening, ending)
+                    opening = next(iter(protocol.opening), None)
+                    ending = next(iter(protocol.ending), None)
+                    lazy = opening is not None or ending is not None
+                    # Only what has waited since the last look: the rest may still find a ride.
+                    overdue = rested and (
+                        (opening is not None and opening is before[0])
+                        or (ending is not None and ending is before[1])
+                    )
                     owed = self._owed_locked()
-                    now = owed or self._orphans_locked() or (lazy and (riding or self._closing))
+                    now = owed or self._orphans_locked() or (lazy and (overdue or self._closing))
                     if beat is not None and beat <= 0:
                         silent = True
                     elif self._broken is not None:
@@ -676,7 +690,7 @@ class WriteSeat(Clock):
                             self._die_locked(ErrorCode.PEER_EOF, self._broken[1], b"")
                             break
                     elif now and not self._writing:
-                        if self._fin_rides and not owed:
+                        if self._fin_rides and overdue and not owed:
                             self._ride_missed_locked()
                         seated = True
                         self._writing = get_ident()
@@ -688,6 +702,7 @@ class WriteSeat(Clock):
                         pause, riding, idle = _RIDE, True, idle + 1
                     else:
                         riding, idle = False, 0
+                        opening = ending = None
                         self._writer_parked = True
                     if beat is not None:
                         pause = beat if pause is None else min(pause, beat)
@@ -703,7 +718,7 @@ class WriteSeat(Clock):
                     deadline = None if beat is None else time.monotonic() + beat
                     self._pump(None, None, deadline, whole=True)
                 else:
-                    me.acquire(True, bounded(pause))
+                    rested = not me.acquire(True, bounded(pause))
         except BaseException as error:
             self._die(ErrorCode.INTERNAL_ERROR, error, b"")
             self._drop_pen()
