@@ -215,6 +215,86 @@ def test_fork_leaves_the_parent_untouched() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_fork_in_mid_transfer() -> None:
+    """Both directions are full while children come and go; not a byte of theirs is in it."""
+    done = run(
+        """
+        import hashlib, os, socket, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        import muxado
+        listening = socket.create_server(("127.0.0.1", 0))
+        near = socket.create_connection(listening.getsockname())
+        far, _ = listening.accept()
+        client, server = muxado.client(near), muxado.server(far)
+        block = bytes(range(256)) * 256
+        stop, flowing = threading.Event(), threading.Barrier(5)
+        sums, failed = {}, []
+
+        def send(stream, name):
+            digest, first = hashlib.sha256(), True
+            while first or not stop.is_set():
+                stream.sendall(block)
+                digest.update(block)
+                if first:
+                    flowing.wait()
+                first = False
+            stream.close_write()
+            sums["sent " + name] = digest.digest()
+
+        def receive(stream, name):
+            digest, first = hashlib.sha256(), True
+            while data := stream.recv(65536):
+                digest.update(data)
+                if first:
+                    flowing.wait()
+                first = False
+            sums["received " + name] = digest.digest()
+
+        up = client.open()
+        up.sendall(b"up")
+        there, _ = server.accept()
+        assert there.recv(2) == b"up"
+        jobs = [
+            (send, up, "up"), (receive, there, "up"),
+            (send, there, "down"), (receive, up, "down"),
+        ]
+        threads = [threading.Thread(target=job, args=more) for job, *more in jobs]
+        for thread in threads:
+            thread.start()
+        flowing.wait()
+        for number in range(8):
+            child = os.fork()
+            if not child:
+                try:
+                    for stream in (up, there):
+                        try:
+                            stream.sendall(b"of the child")
+                        except muxado.SessionClosed:
+                            pass
+                        else:
+                            os._exit(2)
+                    if number % 2:
+                        up.close()
+                        client.close()
+                        server.kill()
+                    os._exit(0)
+                finally:
+                    os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for name in ("up", "down"):
+            assert sums["sent " + name] == sums["received " + name], name
+        up.close(); there.close()
+        client.close(); server.close()
+        listening.close()
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 def test_fork_while_others_are_inside() -> None:
     """A thread that the child does not have holds every lock that there is in a session."""
     done = run(
