@@ -832,6 +832,8 @@ class Protocol:
             stream.accepted = False
             self.accepted -= 1
             self.arrived = True
+        else:
+            self.close(stream)  # it has ended meanwhile: nobody else lets go of it
 
     def announce(self, stream: StreamState) -> None:
         """The opener is going to wait for the peer: the SYN must not wait for bytes to carry."""
@@ -852,8 +854,8 @@ class Protocol:
         stream.fin_out = True
         self.ending[stream] = None
         self.urgent |= urgent
+        self.schedule.discard(stream)  # first: one that is scheduled has something to write
         stream.write = None
-        self.schedule.discard(stream)
 
     def hush(self, stream: StreamState) -> None:
         """SHUT_RD: what was received and not read, and what still comes, is dropped."""
@@ -1099,9 +1101,9 @@ class Protocol:
     def _fail(self, stream: StreamState, failure: Failure) -> None:
         """``stream`` is over: whatever it held or owed is gone."""
         stream.clear()
+        self.schedule.discard(stream)
         stream.write = None
         self._unrank(stream)
-        self.schedule.discard(stream)
         self.opening.pop(stream, None)
         self.ending.pop(stream, None)
         self.grants.pop(stream, None)

@@ -20,7 +20,19 @@ from muxado import ErrorCode
 
 from .conformance.crew import GUARD, Crew
 from .gates import Once, Plain, before
-from .support import DATA, FIN, GOAWAY, SYN, RawPeer, Sessions, frame, threads_of, until, waiting
+from .support import (
+    DATA,
+    FIN,
+    GOAWAY,
+    SYN,
+    RawPeer,
+    Sessions,
+    frame,
+    streams,
+    threads_of,
+    until,
+    waiting,
+)
 
 Litter = list[Any]
 
@@ -204,4 +216,56 @@ def test_the_warning_is_an_error(sessions: Sessions, monkeypatch: pytest.MonkeyP
         thread.join(GUARD)
         assert not thread.is_alive()
     assert caught == [ResourceWarning] * 2
+    far.close()
+
+
+@pytest.mark.parametrize("end", ["this", "the peer's"])
+def test_close_does_not_wait_for_bytes_that_nothing_can_send(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """They were left by a file's finalizer, and the stream takes no more."""
+    pair = sessions.socketpair(linger=10 * GUARD)
+    near, far = streams(pair)
+    if end == "this":
+        near.shutdown(socket.SHUT_WR)
+    else:
+        far.reset()
+        with pytest.raises(muxado.StreamReset):
+            near.recv(1)
+    files = [near.makefile("wb")]
+    files[0].write(b"lost")
+    engine = pair[0]._engine
+    writer, wake = engine._writer_waiter, engine._wake_locked
+    # The writer thread looks only once somebody waits for it.
+    monkeypatch.setattr(engine, "_rouse", lambda: None)
+    monkeypatch.setattr(engine, "_wake_locked", lambda who: None if who is writer else wake(who))
+    files.clear()
+    closing = crew.start(pair[0].close)
+    waiting(pair[0], 1)
+    monkeypatch.undo()
+    with engine._lock:
+        wake(writer)
+    closing.result()
+
+
+@pytest.mark.parametrize("left", [b"", b"bytes"])
+def test_a_stream_is_dropped_while_its_reader_reads_for_everybody(
+    sessions: Sessions, crew: Crew, left: bytes
+) -> None:
+    pair = sessions.socketpair()
+    near, far = streams(pair)
+    engine = pair[0]._engine
+    file = near.makefile("wb")
+    while True:
+        reading = crew.start(near.recv, 1)
+        waiting(pair[0], 1)
+        if isinstance(engine._reading, list):
+            break
+        far.sendall(b"x")  # the reader thread, which sits, sees that there is a caller, and goes
+        assert reading.result() == b"x"
+    file.write(left)
+    near.close()
+    del file
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        reading.result()
     far.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -402,3 +403,31 @@ def test_the_end_of_one_that_is_followed_by_another_rides_with_its_answer(
         (DATA, 0, 5, b"ask"),
         (DATA, FIN, 5, b""),
     ]
+
+
+def test_an_exception_takes_away_the_acceptor_that_was_woken(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another is woken in its place, also where the reader thread has the seat for good."""
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    peer.send(frame(DATA, SYN, 3))
+    polled, _ = peer.session.accept()
+    polled.fileno()
+    other = accepting(peer, crew)
+    waiting(peer.session, 1)
+    wait = engine._wait
+
+    def interrupted(*args: Any, **options: Any) -> bool:
+        wait(*args, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "_wait", interrupted)
+    unlucky = accepting(peer, crew)
+    waiting(peer.session, 2)
+    monkeypatch.undo()
+    peer.send(frame(DATA, SYN, 5))
+    with pytest.raises(KeyboardInterrupt):
+        unlucky.result()
+    other.result().close()
+    polled.close()

@@ -152,3 +152,32 @@ def test_a_wait_for_the_end_is_not_woken_by_writes(
     assert woken == 0
     pair[0].kill()
     task.result()
+
+
+def test_an_open_beside_one_who_writes_without_end(sessions: Sessions, crew: Crew) -> None:
+    """Whoever writes takes no SYN along of a stream without bytes, unless it has waited."""
+    pair = sessions.socketpair()
+    near, far = streams(pair)
+    stop = threading.Event()
+
+    def write() -> None:
+        while not stop.is_set():
+            near.sendall(bytes(100))
+        near.close_write()
+
+    def read() -> None:
+        while far.recv(65536):
+            pass
+
+    busy = [crew.start(read), crew.start(write)]
+    pair[1].settimeout(GUARD)
+    try:
+        for _ in range(20):
+            with pair[0].open() as stream:
+                accepted, _ = pair[1].accept()
+                assert accepted.id == stream.id
+                accepted.close()
+    finally:
+        stop.set()
+    for each in busy:
+        each.result()

@@ -219,9 +219,9 @@ class Engine(Dropped):
                 if stream in self._wills:
                     self._drop_locked(stream)
                     return
-                stream.write, write = None, stream.write
-                if write is not None:
+                if stream.write is not None:
                     self.protocol.schedule.discard(stream)
+                    stream.write = None
                 if self.death is None:
                     followed = stream.fin_in or (
                         stream.acceptor == get_ident() and bool(self.protocol.backlog)

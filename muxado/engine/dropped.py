@@ -101,6 +101,7 @@ class Dropped(ReadSeat):
                 self._drop_locked(stream)
             elif not self._lost_locked(stream):
                 self._inherit_locked(stream, data)
+            self._wake_all_locked(self._flushers)  # what is lost is owed no more, nor written
 
     def _lost_locked(self, stream: StreamState) -> bool:
         """Nothing can be sent on it any more."""
@@ -116,7 +117,7 @@ class Dropped(ReadSeat):
             self.protocol.close(stream)
             self.protocol.urgent = True
         stream.closed = True
-        self._wake_all_locked(stream.readers)
+        self._wake_readers_locked(stream)
         self._wake_all_locked(stream.writers)
 
     # Wills.

@@ -194,11 +194,11 @@ class ReadSeat(WriteSeat):
 
     def _filled_locked(self, stream: StreamState, post: Post) -> int:
         """The caller has its memory back: how many bytes are in it."""
-        count = post.count
-        if stream.buffered and not stream.closed and count < len(post.view):
-            more = stream.take_into(post.view[count:])
+        if stream.buffered and not stream.closed and post.count < len(post.view):
+            more = stream.take_into(post.view[post.count :])
+            post.count += more
             self.protocol.consumed(stream, more)
-            count += more
+        count = post.count
         post.retract(stream)
         if stream.wrote:
             stream.wrote = False
@@ -232,6 +232,7 @@ class ReadSeat(WriteSeat):
             count, post.count = post.count, 0
             if count:
                 self.protocol.give_back(stream, bytes(post.view[:count]))
+                self._wake_readers_locked(stream)  # another may have looked in vain meanwhile
             post.retract(stream)
             return True
 
@@ -290,9 +291,9 @@ class ReadSeat(WriteSeat):
         def ready() -> bool:
             return bool(protocol.backlog) or self.death is not None or self._closing
 
-        while True:
-            stream = None
-            try:
+        stream = None
+        try:
+            while True:
                 with self._lock:
                     stream = None if self._closing else protocol.accept()
                     if stream is not None:
@@ -303,24 +304,25 @@ class ReadSeat(WriteSeat):
                         self._told = True
                         self._wake_all_locked(self._watchers)
                     poller = self.session_poller
-                if poller is not None and (stream is not None or over):
-                    poller.sync()
-            except BaseException:
-                if stream is not None:
-                    with self._lock:
-                        protocol.unaccept(stream)
-                self._give_up(None, None, [])
-                raise
+                if stream is not None or over:
+                    if poller is not None:
+                        poller.sync()
+                    break
+                if deadline == 0 or not self._wait(self._acceptors, ready, deadline, reads=True):
+                    break
+        except BaseException:
             if stream is not None:
-                return stream
-            if over:
                 with self._lock:
-                    error = self.session_error_locked()
-                raise error
-            if deadline == 0:
-                raise os_error(errno.EAGAIN)
-            if not self._wait(self._acceptors, ready, deadline, reads=True):
-                raise TimeoutError("timed out")
+                    protocol.unaccept(stream)
+            self._give_up(None, None, [])  # the one woken for a stream that another may wait for
+            raise
+        if stream is not None:
+            return stream
+        if over:
+            with self._lock:
+                error = self.session_error_locked()
+            raise error
+        raise TimeoutError("timed out") if deadline != 0 else os_error(errno.EAGAIN)
 
     def acceptable(self) -> bool:
         """Whether ``accept()`` has something to say: a stream, or once the end."""
@@ -595,7 +597,7 @@ class ReadSeat(WriteSeat):
                 self._tell_held_locked()
                 self._wake_late_locked(last=True)
                 leave = self.death is not None or (bool(self._willing) and not self._pins)
-                self._woke = False
+                self._woke = self._fed = False
                 if leave:
                     self._reading = None
             self._follow_up(pollers)

@@ -431,6 +431,7 @@ class Shared:
             and stream.fin_in
             and not stream.closed
             and stream.acceptor == get_ident()
+            and leader not in self._acceptors
         )
         return self._late_returns + leads
 

@@ -273,8 +273,8 @@ class WriteSeat(Clock):
 
     def _withdraw_locked(self, stream: StreamState, write: Write) -> None:
         if stream.write is write:
-            stream.write = None
             self.protocol.schedule.discard(stream)
+            stream.write = None
 
     def write_now(self, stream: StreamState, data: memoryview) -> int:
         """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
@@ -680,6 +680,9 @@ class WriteSeat(Clock):
                         (opening is not None and opening is before[0])
                         or (ending is not None and ending is before[1])
                     )
+                    if overdue and opening is not None and self._writing:
+                        # Whoever writes leaves SYNs to their first bytes, and may write for long.
+                        protocol.announce(opening)
                     owed = self._owed_locked()
                     now = owed or self._orphans_locked() or (lazy and (overdue or self._closing))
                     if beat is not None and beat <= 0:
@@ -707,7 +710,7 @@ class WriteSeat(Clock):
                     if beat is not None:
                         pause = beat if pause is None else min(pause, beat)
                     if self._closes_by is not None:
-                        left = self._closes_by - time.monotonic()
+                        left = max(0.0, self._closes_by - time.monotonic())
                         pause = left if pause is None else min(pause, left)
                 for poller in pollers or ():
                     poller.sync()
