@@ -224,7 +224,7 @@ def test_close_does_not_wait_for_bytes_that_nothing_can_send(
     sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     """They were left by a file's finalizer, and the stream takes no more."""
-    pair = sessions.socketpair(linger=10 * GUARD)
+    pair = sessions.socketpair(linger=10 * GUARD, heartbeat_interval=None)
     near, far = streams(pair)
     if end == "this":
         near.shutdown(socket.SHUT_WR)
@@ -252,7 +252,7 @@ def test_close_does_not_wait_for_bytes_that_nothing_can_send(
 def test_a_stream_is_dropped_while_its_reader_reads_for_everybody(
     sessions: Sessions, crew: Crew, left: bytes
 ) -> None:
-    pair = sessions.socketpair()
+    pair = sessions.socketpair(heartbeat_interval=None)
     near, far = streams(pair)
     engine = pair[0]._engine
     file = near.makefile("wb")
