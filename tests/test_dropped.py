@@ -236,12 +236,13 @@ def test_close_does_not_wait_for_bytes_that_nothing_can_send(
     files[0].write(b"lost")
     engine = pair[0]._engine
     writer, wake = engine._writer_waiter, engine._wake_locked
-    # The writer thread looks only once somebody waits for it.
+    until(lambda: engine._writer_parked)
+    # The writer thread looks only once somebody waits for it, if it does not happen to nap.
     monkeypatch.setattr(engine, "_rouse", lambda: None)
     monkeypatch.setattr(engine, "_wake_locked", lambda who: None if who is writer else wake(who))
     files.clear()
     closing = crew.start(pair[0].close)
-    waiting(pair[0], 1)
+    until(lambda: engine.blocked() or engine.death is not None)
     monkeypatch.undo()
     with engine._lock:
         wake(writer)
