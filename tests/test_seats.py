@@ -178,6 +178,14 @@ class Worker:
                 assert self.go_on.acquire(timeout=GUARD)
 
 
+def pool_of_two(peer: RawPeer, crew: Crew) -> tuple[list[Worker], list[Task[None]]]:
+    """Two workers that wait for streams."""
+    workers = [Worker(peer.session), Worker(peer.session)]
+    serving = [crew.start(each) for each in workers]
+    waiting(peer.session, 2)
+    return workers, serving
+
+
 def ask(peer: RawPeer, stream_id: int, *, end: int = 0) -> None:
     """Ask on a new stream; in the same breath, end the other whose answer has come."""
     before = frame(DATA, FIN, end) if end else b""
@@ -225,9 +233,7 @@ def test_a_worker_that_does_not_come_back_leaves_the_next_stream_to_another(
     raw: Callable[..., RawPeer], crew: Crew
 ) -> None:
     peer = raw()
-    workers = [Worker(peer.session), Worker(peer.session)]
-    serving = [crew.start(each) for each in workers]
-    waiting(peer.session, 2)
+    workers, serving = pool_of_two(peer, crew)
     ask(peer, 3)
     first, other = sorted(workers, key=lambda each: not each.served)
     ask(peer, 5, end=3)  # the answer is what shows it: nobody may go on yet
@@ -248,9 +254,7 @@ def test_the_clock_wakes_another_for_a_worker_that_does_not_come_back(
     monkeypatch.setattr(read_seat, "_NAP", GUARD)
     peer = raw(heartbeat_interval=None)
     engine = peer.session._engine
-    workers = [Worker(peer.session), Worker(peer.session)]
-    serving = [crew.start(each) for each in workers]
-    waiting(peer.session, 2)
+    workers, serving = pool_of_two(peer, crew)
     ask(peer, 3)
     first, other = sorted(workers, key=lambda each: not each.served)
     waiting(peer.session, 2)
@@ -277,9 +281,7 @@ def test_nor_does_anybody_rely_on_a_clock_that_has_stopped(
     monkeypatch.setattr(read_seat, "_NAP", 10 * GUARD)
     peer = raw(heartbeat_interval=None)
     engine = peer.session._engine
-    workers = [Worker(peer.session), Worker(peer.session)]
-    serving = [crew.start(each) for each in workers]
-    waiting(peer.session, 2)
+    workers, serving = pool_of_two(peer, crew)
     with peer.session.open() as stream:
         reading = crew.start(stream.recv, 1)
         waiting(peer.session, 3)
