@@ -18,7 +18,7 @@ import pytest
 import muxado
 
 from .conformance.certificate import Certificate
-from .conformance.crew import GUARD, Crew
+from .conformance.crew import GUARD, Crew, Task
 from .gates import Gate, HookedLock, Once, after, before, polls
 from .support import (
     DATA,
@@ -365,3 +365,39 @@ def test_a_send_that_timed_out_sends_nothing_later(
             near.send(b"late")
     near.shutdown(socket.SHUT_WR)
     assert read_all(far) == b""
+
+
+def test_an_exception_behind_a_wait_takes_nothing_from_who_waits_in_its_place(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one waited with is used again as soon as it has waited, by one who leads here."""
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    peer.send(frame(DATA, SYN, 3))
+    stream, _ = peer.session.accept()
+    readers: list[int] = []
+    accepting: list[Task[muxado.Stream]] = []
+
+    def read() -> bytes:
+        readers.append(threading.get_ident())
+        return stream.recv(1)
+
+    def released() -> None:
+        if threading.get_ident() in readers and engine._spare and not accepting:
+            used = engine._spare[-1]
+            accepting.append(crew.start(lambda: peer.session.accept()[0]))
+            until(lambda: engine._reading is used)
+            raise KeyboardInterrupt
+
+    until(lambda: engine._reading is engine._reader_waiter)
+    reading = crew.start(read)
+    waiting(peer.session, 1)
+    monkeypatch.setattr(engine, "_lock", HookedLock(engine._lock, released))
+    peer.send(frame(DATA, 0, 3, b"x"))
+    with pytest.raises(KeyboardInterrupt):
+        reading.result()
+    with engine._lock:
+        assert engine._reading in engine._waiters
+    peer.send(frame(DATA, SYN, 5))
+    accepting[0].result().close()
+    stream.close()

@@ -119,7 +119,7 @@ class Shared:
         self._abandoned = False  # set once, without the lock: see abandon()
 
         # Waiting; all guarded by _lock.
-        self._waiters: dict[threading.Lock, None] = {}  # everybody who waits
+        self._waiters: dict[threading.Lock, int] = {}  # everybody who waits, and their threads
         self._willing: dict[threading.Lock, None] = {}  # those who could take the read seat
         self._spare: list[threading.Lock] = []  # waiters to use again
         self._acceptors: list[threading.Lock] = []  # who waits for the backlog
@@ -241,7 +241,7 @@ class Shared:
                         return done
                     if waiter is None:
                         waiter = self._spare.pop() if self._spare else new_waiter()
-                        self._waiters[waiter] = None
+                        self._waiters[waiter] = get_ident()
                         crowd.append(waiter)
                         if sends is not None:
                             self._senders[waiter] = sends
@@ -282,7 +282,7 @@ class Shared:
             write.waiter = None
         if waiter in crowd:
             crowd.remove(waiter)
-        if self._waiters.pop(waiter, self) is None:  # else an exception struck below
+        if self._waiters.pop(waiter, None) is not None:  # else an exception struck below
             waiter.acquire(False)
             self._spare.append(waiter)
 
@@ -328,7 +328,9 @@ class Shared:
                             self._broken = (time.monotonic(), os_error(errno.EPROTO))
                             self._midway = False
                         self._writing = 0
-                    if seat is not None and self._reading is seat:
+                    # Another may wait with that waiter by now, and sit.
+                    me = get_ident()
+                    if seat is not None and self._reading is seat and self._reading_thread == me:
                         if self._receiving:
                             # Bytes were read that no one will parse: the rest makes no sense.
                             self._receiving = False
@@ -338,7 +340,7 @@ class Shared:
                             self._aimed[1].busy = False
                             self._aimed = None
                         self._tell_held_locked()
-                    if waiter is not None:
+                    if waiter is not None and self._waiters.get(waiter) == me:
                         self._dismiss_locked(waiter, crowd)
                     self._wake_everybody_locked()
                     pollers = self._pollers_locked()
