@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -15,6 +16,25 @@ from .conformance.certificate import Certificate, make_certificate
 from .conformance.crew import Crew
 from .link import Link
 from .support import Connector, RawPeer, Sessions
+
+
+def pytest_collection_finish() -> None:
+    """Spare the tests that collect garbage a walk through all that pytest has loaded."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bytecode(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where no bytecode may be kept, keep it elsewhere for the processes that tests start.
+
+    Or else each of them would compile all that it imports.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        base = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            base = base.parent  # all workers'
+        os.environ["PYTHONPYCACHEPREFIX"] = str(base / "bytecode")
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from benchmarks.others import OTHERS, Go
 from benchmarks.peers import MUXADO, PLAIN, Address, Certificate, Job, Peer
 from benchmarks.plot import PlotError, plot
 from benchmarks.runner import BenchmarkError, Place, measure
-from benchmarks.scenarios import SCENARIOS, Metric
+from benchmarks.scenarios import SCENARIOS, Metric, Scenario
 from benchmarks.work import KINDS, Connection
 from muxado.demo import OpenSSLMissing, make_certificate
 
@@ -38,6 +38,9 @@ SMALL = {
 }
 
 
+PYTHON = [sys.executable, "-I", "-S", "-c"]  # with nothing installed, it is soon there
+
+
 class Script(Peer):
     """A peer whose two ends are given as Python source."""
 
@@ -48,13 +51,13 @@ class Script(Peer):
         self._client = client
 
     def server_command(self, job: Job) -> list[str]:
-        return [sys.executable, "-c", self._server]
+        return [*PYTHON, self._server]
 
     def client_command(self, job: Job, address: Address) -> list[str]:
-        return [sys.executable, "-c", self._client]
+        return [*PYTHON, self._client]
 
     def first_command(self, job: Job, address: Address) -> list[str]:
-        return [sys.executable, "-c", self._client]
+        return [*PYTHON, self._client]
 
 
 SERVER = 'import sys; print(\'{"address": ["localhost", 1]}\', flush=True); sys.stdin.read()'
@@ -168,6 +171,7 @@ def test_the_command_says_what_failed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "PLAIN", Script("raise SystemExit('no port')", CLIENT))
+    monkeypatch.setattr(command, "OTHERS", [])
     assert command.main(["--quick", "--only", "rtt"]) == 1
     assert "error: rtt: script server exited with status 1:\nno port" in capsys.readouterr().err
 
@@ -193,12 +197,19 @@ def test_a_peer_that_is_not_there_is_left_out_by_name(
 ) -> None:
     absent = Go("absent", "example.org/absent", "golang-absent-dev")
     monkeypatch.setattr(command, "OTHERS", [absent])
-    # "start" is soon done.
+    measured: list[list[Peer]] = []
+
+    def not_measured(scenario: Scenario, peers: list[Peer], **_: object) -> runner.Result:
+        measured.append(peers)
+        return RTT
+
+    monkeypatch.setattr(command, "measure", not_measured)
     assert command.main(["--only", "start", "--rounds", "1", "--quick"]) == 0
     assert "absent" not in capsys.readouterr().out  # not wanted with --quick
     monkeypatch.setattr(command, "wanted", lambda peer, scenario, options: True)
     assert command.main(["--only", "start", "--rounds", "1", "--quick"]) == 0
     assert "skipped absent: no " in capsys.readouterr().out
+    assert measured == [[MUXADO, PLAIN]] * 2
 
 
 @pytest.fixture
@@ -263,7 +274,7 @@ def test_a_failing_caller_fails_the_round() -> None:
 
 
 @pytest.fixture(scope="session")
-def rivals(tmp_path_factory: pytest.TempPathFactory) -> list[Peer]:
+def installed(tmp_path_factory: pytest.TempPathFactory) -> list[Peer]:
     """The peers that are installed; all of them where it is said that none may be missing."""
     directory = tmp_path_factory.mktemp("peers")
     missing = {peer.name: peer.missing(directory) for peer in OTHERS}
@@ -272,14 +283,18 @@ def rivals(tmp_path_factory: pytest.TempPathFactory) -> list[Peer]:
     return [PLAIN, *(peer for peer in OTHERS if missing[peer.name] is None)]
 
 
-#: Every kind of work and of connection. paramiko, slow to start, does those before the bar.
+#: Every kind of work and of connection. The first is done by every peer that is installed, the
+#: others only by muxado and plain sockets unless it is said that no peer may be missing; then
+#: paramiko, slow to start, does those before the bar.
 EACH_KIND = ["rtt", "open-8", "bulk", "latency", "idle", "start", "rtt-tls", "|"]
 EACH_KIND += ["open-8-pool", "bulk-64", "bulk-down", "bulk-both", "messages", "messages-100"]
 EACH_KIND += ["open-8-tls", "start-tls", "rtt-unix", "open-8-unix", "start-unix"]
 
 
 @pytest.mark.parametrize("name", [name for name in EACH_KIND if name != "|"])
-def test_every_peer_does_each_kind_of_work(name: str, rivals: list[Peer], place: Place) -> None:
+def test_every_peer_does_each_kind_of_work(
+    name: str, place: Place, request: pytest.FixtureRequest
+) -> None:
     scenario = SCENARIOS[name]
     if scenario.over == "tls":
         try:
@@ -287,6 +302,9 @@ def test_every_peer_does_each_kind_of_work(name: str, rivals: list[Peer], place:
             place = place._replace(certificate=certificate)
         except OpenSSLMissing as error:
             pytest.skip(str(error))
+    rivals: list[Peer] = [PLAIN]
+    if name == EACH_KIND[0] or os.environ.get("MUXADO_REQUIRE_PEERS") == "1":
+        rivals = request.getfixturevalue("installed")
     if EACH_KIND.index(name) > EACH_KIND.index("|"):
         rivals = [peer for peer in rivals if peer.name != "paramiko"]
     result = measure(
