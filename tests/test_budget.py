@@ -135,37 +135,37 @@ class TestHonestPeers:
     """Nothing of this costs more than it may, for as long as it goes on."""
 
     def test_small_messages(self) -> None:
-        end = End()
+        end = End(flood_budget=SMALL)
         stream = end.accepted()
         batch = data(3, bytes(64)) * 1000
-        for _ in range(100):
+        for _ in range(2 * SMALL // 1000):
             end.feed(batch)
             while stream.buffered:
                 end.read(stream, stream.buffered)
             end.sent()
-        assert end.protocol.budget.left == SIZE
+        assert end.protocol.budget.left == SMALL
 
     def test_streams_opened_and_closed(self) -> None:
-        end = End()
-        for number in range(3, 40_003, 2):
+        end = End(flood_budget=SMALL)
+        for number in range(3, 2 * SMALL + 3, 2):
             end.feed(syn(number, b"hello"), data(number, fin=True))
             stream = end.accept()
             end.read(stream, 5)
             end.protocol.close(stream)
             end.protocol.control_frames(opening=False)
-        assert end.protocol.budget.left == SIZE
+        assert end.protocol.budget.left == SMALL
 
     def test_an_end_that_comes_behind_ours_is_free_but_once(self) -> None:
-        end = End(client=True)
-        for number in range(3, 2 * SIZE + 103, 2):
+        end = End(client=True, flood_budget=SMALL)
+        for number in range(3, 2 * SMALL + 103, 2):
             stream = end.open()
             end.write(stream, b"x")
             end.protocol.close(stream)
             end.sent()
             end.feed(data(number, fin=True))
-        assert end.protocol.budget.left == SIZE
+        assert end.protocol.budget.left == SMALL
         end.feed(data(3, fin=True))
-        assert end.protocol.budget.left == SIZE - 1
+        assert end.protocol.budget.left == SMALL - 1
 
     def test_streams_of_a_go_peer(self) -> None:
         """10,000 a second, second after second; each of them says some things too late."""
@@ -214,25 +214,25 @@ class TestHonestPeers:
 
     def test_a_window_for_every_read(self) -> None:
         """Go grants what was read at once, however little it was."""
-        end = End(client=True)
+        end = End(client=True, flood_budget=SMALL)
         stream = end.open()
-        for _ in range(2 * SIZE):
+        for _ in range(2 * SMALL):
             end.write(stream, b"x")
             end.feed(window(3, 1))
-        assert end.protocol.budget.left == SIZE
+        assert end.protocol.budget.left == SMALL
 
     def test_a_window_that_grows(self) -> None:
-        end = End(client=True)
+        end = End(client=True, flood_budget=SMALL)
         stream = end.open()
         size = stream.send.left
         while size < 2**25:
             end.write(stream, bytes(size // 2))
             end.feed(window(3, size // 2 + size))
             size *= 2
-        for _ in range(2 * SIZE):
+        for _ in range(2 * SMALL):
             end.write(stream, b"x")
             end.feed(window(3, 1))
-        assert end.protocol.budget.left > SIZE - 20
+        assert end.protocol.budget.left > SMALL - 20
 
     def test_a_window_of_data_behind_our_reset(self) -> None:
         end = End()
@@ -259,14 +259,14 @@ class TestHonestPeers:
             end.feed(window(3, 2) * (SIZE + 1))
 
     def test_a_reset_for_every_frame_that_was_under_way(self) -> None:
-        end = End(client=True)
+        end = End(client=True, flood_budget=SMALL)
         stream = end.open()
-        for _ in range(100_000):
+        for _ in range(2 * SMALL):
             end.write(stream, b"x")
-        end.feed(rst(3, ErrorCode.STREAM_CLOSED) * 100_000)
-        assert end.protocol.budget.left == SIZE
+        end.feed(rst(3, ErrorCode.STREAM_CLOSED) * (2 * SMALL))
+        assert end.protocol.budget.left == SMALL
         with pytest.raises(EnhanceYourCalm):
-            end.feed(rst(3, ErrorCode.STREAM_CLOSED) * (SIZE + 100))
+            end.feed(rst(3, ErrorCode.STREAM_CLOSED) * (SMALL + 100))
 
     def test_every_stream_given_up_at_once(self) -> None:
         """As many as there may be, none of them answered: a proxy whose servers hang."""
@@ -277,14 +277,14 @@ class TestHonestPeers:
         end.feed(*(rst(number, ErrorCode.STREAM_CANCELLED) for number in range(3, 20_003, 2)))
 
     def test_streams_broken_off_after_an_answer(self) -> None:
-        end = End()
-        for number in range(3, 40_003, 2):
+        end = End(flood_budget=SMALL)
+        for number in range(3, 4 * SMALL + 3, 2):
             end.feed(syn(number, b"request"))
             stream = end.accept()
             end.write(stream, b"answer")
             end.feed(rst(number, ErrorCode.STREAM_CANCELLED))
             end.protocol.close(stream)
-        assert end.protocol.budget.left == SIZE
+        assert end.protocol.budget.left == SMALL
 
 
 def test_version_1_has_the_same_budget() -> None:

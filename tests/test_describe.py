@@ -269,7 +269,9 @@ class TestRepr:
         session.kill()
         theirs.close()
 
-    def test_while_everything_changes(self, sessions: Sessions, crew: Crew) -> None:
+    def test_while_everything_changes(
+        self, sessions: Sessions, crew: Crew, frequent_turns: None
+    ) -> None:
         client, server = sessions.socketpair()
         over = threading.Event()
 

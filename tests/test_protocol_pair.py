@@ -302,5 +302,5 @@ class Pair(RuleBasedStateMachine):
             assert known.receive.read * 2 < WINDOW
 
 
-Pair.TestCase.settings = settings(deadline=None, max_examples=80, stateful_step_count=50)
+Pair.TestCase.settings = settings(deadline=None, max_examples=60, stateful_step_count=50)
 TestPair = Pair.TestCase

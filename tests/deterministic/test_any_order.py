@@ -51,7 +51,7 @@ def plans(names: tuple[str, ...], *, lines: bool) -> st.SearchStrategy[Plan]:
 
 often = settings(
     deadline=None,
-    max_examples=120,
+    max_examples=80,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
@@ -68,7 +68,7 @@ def test_the_end_in_any_order(plan: Plan) -> None:
     perform(plan)
 
 
-@settings(often, max_examples=40)
+@settings(often, max_examples=30)
 @given(plan=plans(STEPS + ENDS, lines=True))
 def test_any_two_lines_in_any_order(plan: Plan) -> None:
     perform(plan)

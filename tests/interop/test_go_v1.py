@@ -54,6 +54,7 @@ def test_a_hundred_streams_at_once(link: Linker, crew: Crew) -> None:
     close(session)
 
 
+@pytest.mark.parametrize("link", KINDS[1:3], ids=str, indirect=True)
 def test_two_thousand_streams_in_turn(link: Linker) -> None:
     session, go = link()
     for number in range(2000):

@@ -42,7 +42,7 @@ from .ngrok_server import (
 
 VERSION = "1.7.0"
 INSTALL = (
-    *("install", "-q", "--ignore-requires-python", "--only-binary=:all:"),
+    *("install", "-q", "--no-compile", "--ignore-requires-python", "--only-binary=:all:"),
     *("--timeout", "10", "--retries", "1", f"ngrok=={VERSION}"),
 )
 INSTALLING = 40.0  # seconds
