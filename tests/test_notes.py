@@ -118,7 +118,7 @@ def test_frames(listen: Listen, raw: Raw) -> None:
             frame(DATA, 0, 99),
         )
         assert stream.recv(9) == b""
-    assert peer.expect(RST, 99).word == ErrorCode.STREAM_CLOSED
+        assert peer.expect(RST, 99).word == ErrorCode.STREAM_CLOSED
     peer.session.go_away(ErrorCode.ENHANCE_YOUR_CALM, b"enough")
     peer.send(frame(GOAWAY, 0, 0, word(3) + word(0) + b"bye"))
     peer.sock.close()
