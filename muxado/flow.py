@@ -2,19 +2,22 @@
 
 Both ends assume the same window for a new stream. The receiver grants what its application has
 read, in steps of half a window: an update per read would cost a frame each, and a window that
-runs dry before it is topped up would stall the sender. When the window grows the steps grow to
-three quarters of what a stream starts with and no further, because some senders never let theirs
-grow beyond the start (ngrok's agent in Rust: seen to stop after 262144 bytes, whatever it had been
-granted), and one that waits for an update which is not due yet would wait for ever.
+runs dry before it is topped up would stall the sender. A window that has grown is still topped up
+in steps of three quarters of what it started with whenever the connection falls silent, because
+some senders never let theirs grow beyond the start (ngrok's agent in Rust: seen to stop after
+262144 bytes, whatever it had been granted), and one that waits for an update which is not due yet
+would wait for ever.
 
 **How a receive window grows.** A sender that may have ``size`` bytes under way sends ``size`` bytes
 in a round trip and no more, however fast the link is. So the receiver watches what its application
-reads in a round trip, and when twice that is more than the window, it grants as much more as
-makes the window that large. Twice, because the updates come at half a window: what the sender
-then always has left is a round trip's worth. Where the window was the limit this doubles it each
-round trip; where something else is, the sender, the link or the reader, it stops by itself. (The
-receiver's side of TCP does the same: Fisk and Feng, "Dynamic Right-Sizing in TCP".) Reading is
-what counts, not arriving: one who reads slowly keeps a small window however much is thrown at it.
+reads in a round trip, and when three times that is more than the window, it grants as much more as
+makes the window that large. Not just once, because the updates come at half a window: what the
+sender then always has left is a round trip's worth. A round trip takes at least as long as a thread
+that sleeps may take to run again, which is most of it on a link without delay. Where the window was
+the limit this doubles it each round trip; where something else is, the sender, the link or the
+reader, it stops by itself. (The receiver's side of TCP does the same: Fisk and Feng, "Dynamic
+Right-Sizing in TCP".) Reading is what counts, not arriving: one who reads slowly keeps a small
+window however much is thrown at it.
 
 **The round trip** is seen in the updates themselves: bytes beyond the old limit cannot come before
 the peer has the update. Where the window was not the limit they come later, so only the shortest
@@ -37,6 +40,8 @@ __all__ = ["ReceiveWindow", "SendWindow", "Windows"]
 _BURST = 0.005
 #: Seconds after which a window that was never needed in them is halved.
 _SETTLE = 1.0
+#: Seconds that a round trip takes at least, when nobody can tell who is awake.
+_AWAKENING = 0.001
 
 
 class SendWindow:
@@ -67,6 +72,7 @@ class ReceiveWindow:
     __slots__ = (
         "_asked",
         "_due",
+        "_half",
         "_need",
         "_quiet",
         "_read",
@@ -83,7 +89,8 @@ class ReceiveWindow:
         #: Bytes the peer could have under way at once.
         self.size = size
         self._start = size
-        self._due = (size + 1) // 2  # bytes read that an update is sent for
+        self._half = (size + 1) // 2  # bytes read that an update must be sent for
+        self._due = self._half  # and may be
         #: Bytes the peer may still send.
         self.left = size
         #: Bytes the application has read that the peer does not know of yet. Below 0 after the
@@ -100,9 +107,17 @@ class ReceiveWindow:
         self._quiet = 0.0
 
     def consume(self, count: int) -> bool:
-        """The application has read ``count`` bytes; true when an update is due."""
+        """The application has read ``count`` bytes; true when an update is due.
+
+        It may wait while more comes from the peer, unless it is :attr:`pressing`.
+        """
         self.read += count
         return self.read >= self._due
+
+    @property
+    def pressing(self) -> bool:
+        """The update that is due must not wait."""
+        return self.read >= self._half
 
     def grant(self) -> int:
         """The increment to tell the peer now, 0 for none; it counts as told."""
@@ -142,7 +157,8 @@ class ReceiveWindow:
         """Be ``size`` large from the next grant on."""
         self.read += size - self.size
         self.size = size
-        self._due = min((size + 1) // 2, -(-3 * self._start // 4))
+        self._half = (size + 1) // 2
+        self._due = min(self._half, -(-3 * self._start // 4))
 
     def told(self, increment: int, now: float) -> None:
         """An update of ``increment`` bytes goes to the peer: measure how long it takes."""
@@ -188,7 +204,7 @@ class Windows:
     def update(self, window: ReceiveWindow, now: float) -> int:
         """An update is due: the increment to tell the peer, 0 for none. It counts as told."""
         if self._most > self._start:
-            need = window.needed(now, self.trip or 0.0)
+            need = window.needed(now, max(self.trip or 0.0, _AWAKENING))
             size = window.size
             if need is not None and need > size and self.promised < self._budget:
                 room = self._budget - self.promised

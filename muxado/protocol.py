@@ -38,6 +38,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from typing import Protocol as Interface
 
 from muxado import wire
 from muxado.budget import Budget
@@ -115,6 +116,13 @@ class Failure(NamedTuple):
         error = self.kind(self.message, code=self.code, retryable=self.retryable)
         error.__cause__ = self.cause
         return error
+
+
+class Holder(Interface):
+    """Memory with bytes of a stream in it."""
+
+    view: memoryview
+    count: int  #: so many, from its beginning
 
 
 class StreamState:
@@ -320,7 +328,7 @@ class Protocol:
         self.opening: collections.OrderedDict[StreamState, None] = collections.OrderedDict()
         #: Streams whose FIN is not sent yet.
         self.ending: dict[StreamState, None] = {}
-        #: Streams with an update of their receive window due.
+        #: Streams with an update of their receive window due; see consumed() for how urgent.
         self.grants: dict[StreamState, None] = {}
         #: Stream ids to reset, with the code.
         self.resets: dict[int, int] = {}
@@ -568,7 +576,7 @@ class Protocol:
             if stream.deaf:
                 self.consumed(stream, count)
             return False
-        self.consumed(stream, count)
+        self.consumed(stream, count, lazy=True)
         if last:
             self._current = None
             stream.fin_in = self._current_fin
@@ -576,16 +584,24 @@ class Protocol:
                 self._tell(stream)
         return True
 
-    def give_back(self, stream: StreamState, data: bytes) -> None:
-        """``data`` was taken, and whoever took it is no more: it is what is read next."""
-        if not data or stream.deaf or stream.closed or stream.failure is not None:
+    def give_back(self, stream: StreamState, holder: Holder) -> None:
+        """What ``holder`` has was taken, and whoever took it is no more: it is what is read next.
+
+        All or nothing is done, and twice is as good as once.
+        """
+        if stream.deaf or stream.closed or stream.failure is not None:
+            holder.count = 0
+        if not holder.count:
             return
-        if stream.skip:
-            stream.chunks[0] = stream.chunks[0][stream.skip :]
-            stream.skip = 0
-        stream.chunks.insert(0, data)
-        stream.buffered += len(data)
-        stream.receive.read -= len(data)
+        chunks: list[bytes | bytearray] = [bytes(holder.view[: holder.count])]
+        if stream.chunks:
+            chunks.append(stream.chunks[0][stream.skip :])
+            chunks += stream.chunks[1:]
+        # From here on with no call, behind which an exception from outside could strike.
+        stream.chunks, stream.skip = chunks, 0
+        stream.buffered += holder.count
+        stream.receive.read -= holder.count
+        holder.count = 0
 
     def _look_inside(self, stream: StreamState) -> None:
         """Bytes have come that may not be the application's: a type, or a heartbeat."""
@@ -788,6 +804,11 @@ class Protocol:
         """How many streams are the application's, or on their way to it."""
         return len(self.streams) - len(self.services)
 
+    @property
+    def in_use(self) -> int:
+        """The same, but for those that were closed after the end of the session."""
+        return sum([not stream.closed for stream in self.streams.values()]) - len(self.services)
+
     def accept(self) -> StreamState | None:
         """The next stream the peer opened, if one waits."""
         if not self.backlog:
@@ -840,11 +861,16 @@ class Protocol:
         if not stream.opened:
             self._syn_due = self.urgent = True
 
-    def consumed(self, stream: StreamState, count: int) -> None:
-        """The application has read ``count`` bytes (or they were dropped in its name)."""
-        if stream.receive.consume(count) and not stream.fin_in and stream.failure is None:
+    def consumed(self, stream: StreamState, count: int, *, lazy: bool = False) -> None:
+        """The application has read ``count`` bytes (or they were dropped in its name).
+
+        ``lazy``: whoever reads the connection makes :attr:`urgent` what is in :attr:`grants` when
+        nothing more comes for now, and that is soon enough for a peer with window left.
+        """
+        window = stream.receive
+        if window.consume(count) and not stream.fin_in and stream.failure is None:
             self.grants[stream] = None
-            self.urgent = True
+            self.urgent |= not lazy or window.pressing
 
     def end(self, stream: StreamState, *, urgent: bool) -> None:
         """No more bytes to send: owe FIN. Bytes not yet handed over are given up."""
@@ -916,10 +942,10 @@ class Protocol:
     # Frames to send.
 
     def owing(self) -> bool:
-        """Whether any control frame is owed, urgent or not."""
+        """Whether any control frame is owed, urgent or not, but for updates that may wait."""
         return bool(
             self.resets
-            or self.grants
+            or (self.grants and self.urgent)
             or self.ending
             or self.opening
             or self._probing
@@ -1096,6 +1122,7 @@ class Protocol:
         self.broken_off += 1
         if stream.opened:
             self.owe_reset(stream.id, failure.code)
+            self._late_ends += not stream.fin_in
         self._fail(stream, failure)
 
     def _fail(self, stream: StreamState, failure: Failure) -> None:

@@ -35,6 +35,16 @@ Raw = Callable[..., RawPeer]
 
 
 class TestStats:
+    def test_what_is_closed_is_not_in_use_after_the_end_either(self, sessions: Sessions) -> None:
+        client, server = sessions.socketpair()
+        near, far = streams((client, server))
+        client.kill()
+        server.wait()
+        assert (client.stats().streams, server.stats().streams) == (1, 1)
+        near.close()
+        far.close()
+        assert (client.stats().streams, server.stats().streams) == (0, 0)
+
     def test_both_ends_agree(self, sessions: Sessions) -> None:
         client, server = sessions.socketpair(heartbeat_interval=None)
         near, far = streams((client, server))

@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import muxado
+from muxado.engine.write_seat import Write
 
 from .conformance.crew import GUARD, Crew
 from .gates import Calls, Gate, Once, Plain, after, before
@@ -291,6 +292,34 @@ class TestWhatAFileLeaves:
         far.settimeout(GUARD)
         assert far.recv(1004, socket.MSG_WAITALL) == b"-" * 1000 + b"late"
         closing.result()
+
+    @pytest.mark.parametrize("blocking", [True, False])
+    def test_nothing_overtakes_them_when_the_send_before_is_over(
+        self, sessions: Sessions, blocking: bool
+    ) -> None:
+        """It is their turn, and the writer thread does not know yet when another sends."""
+        pair = sessions.socketpair(window=1000, max_window=1000, heartbeat_interval=None)
+        near, far = streams(pair)
+        engine, state = pair[0]._engine, near._state
+        near.sendall(b"-" * 1000)
+        with engine._lock:
+            state.write = Write(state, memoryview(b"before"))
+        held = [near.makefile("wb")]
+        held[0].write(b"late")
+        held.clear()
+        until(lambda: state in engine._wills)
+        with engine._lock:
+            state.write = None
+        far.settimeout(GUARD)
+        assert far.recv(1000, socket.MSG_WAITALL) == b"-" * 1000
+        until(lambda: state.send.left)
+        near.setblocking(blocking)
+        sent = False
+        while not sent:
+            with contextlib.suppress(BlockingIOError):
+                near.sendall(b"behind")
+                sent = True
+        assert far.recv(10, socket.MSG_WAITALL) == b"latebehind"
 
     @pytest.mark.parametrize("end", ["reset", "peer-reset", "kill"])
     def test_they_end_with_the_stream(self, sessions: Sessions, crew: Crew, end: str) -> None:

@@ -88,6 +88,85 @@ class TestAfterFin:
         assert stream.send.left == WINDOW
 
 
+class Held:
+    """A reader's memory."""
+
+    def __init__(self, data: bytes) -> None:
+        self.view = memoryview(data)
+        self.count = len(data)
+
+
+class TestGivingBack:
+    @pytest.mark.parametrize("left", [b"", b"defgh"])
+    def test_it_is_what_is_read_next(self, left: bytes) -> None:
+        end = End()
+        stream = end.accepted(3, b"abc" + left)
+        before = (stream.receive.left, stream.receive.read)
+        holder = Held(end.read(stream, 3))
+        assert (stream.receive.read, stream.skip) == (3, 3 if left else 0)
+        end.protocol.give_back(stream, holder)
+        assert (stream.receive.left, stream.receive.read) == before
+        end.protocol.give_back(stream, holder)
+        assert stream.buffered == 3 + len(left)
+        assert end.read(stream, 99) == b"abc" + left
+
+    @pytest.mark.parametrize("over", ["closed", "reset", "deaf"])
+    def test_not_where_nobody_will_read(self, over: str) -> None:
+        end = End()
+        stream = end.accepted(3, b"abc")
+        holder = Held(end.read(stream, 3))
+        if over == "closed":
+            end.protocol.close(stream)
+        elif over == "reset":
+            end.protocol.reset(stream, ErrorCode.STREAM_CANCELLED)
+        else:
+            end.protocol.hush(stream)
+        end.protocol.give_back(stream, holder)
+        assert (stream.buffered, holder.count) == (0, 0)
+
+
+class TestUpdatesThatWait:
+    def grown(self, end: End, stream: StreamState) -> int:
+        """A window five times as large as it was; the size it had."""
+        window = stream.receive
+        start = window.size
+        end.protocol.windows._resize(window, 5 * start)
+        end.feed(data(3, bytes(start)))
+        end.read(stream, start)
+        assert end.sent() == [("WNDINC", 3, 5 * start)]
+        return start
+
+    def test_three_quarters_of_the_first_may_wait_half_of_the_last_must_not(self) -> None:
+        end = End()
+        stream = end.accepted(3)
+        start = self.grown(end, stream)
+        end.feed(data(3, bytes(5 * start)))
+        total = 0
+        for count, granted, urgent in (
+            (3 * start // 4 - 1, False, False),
+            (1, True, False),
+            (7 * start // 4 - 1, True, False),
+            (1, True, True),
+        ):
+            total += len(stream.take(count))
+            end.protocol.consumed(stream, count, lazy=True)
+            assert (bool(end.protocol.grants), end.protocol.urgent) == (granted, urgent)
+            assert end.protocol.owing() is urgent
+        assert end.sent() == [("WNDINC", 3, total)]
+        assert not end.protocol.grants
+
+    def test_it_goes_along_with_whatever_is_sent(self) -> None:
+        end = End()
+        stream = end.accepted(3)
+        start = self.grown(end, stream)
+        end.feed(data(3, bytes(start)))
+        stream.take(start)
+        end.protocol.consumed(stream, start, lazy=True)
+        assert not end.protocol.urgent
+        end.protocol.owe_reset(5, ErrorCode.STREAM_CANCELLED)
+        assert ("WNDINC", 3, start) in end.sent()
+
+
 class TestReceiveWindow:
     def test_a_frame_may_fill_it(self) -> None:
         end = End()

@@ -343,8 +343,38 @@ def test_two_readers_and_one_memory(scene: Scene) -> None:
     scene.peer.send(frame(DATA, FIN, 3, scene.data)[50_000:], frame(DATA, FIN, 5, b"whole"))
     size = reading.result()
     rest = second.result() + read_on(scene.stream, LONG)
+    assert bytes(scene.memory[:size]) in scene.data, "something else stands between"
     assert sorted([*scene.memory[:size], *rest]) == sorted(scene.data)
     assert scene.leading.result().endswith(b"whole")
+
+
+def test_what_another_reader_takes_is_behind_all_that_is_in_the_memory(
+    raw: Callable[..., RawPeer], crew: Crew
+) -> None:
+    """The one whose memory it is has not woken yet, and gets nothing from behind that."""
+    peer = raw()
+    stream = accepted(peer, 3)
+    state, engine = stream._state, peer.session._engine
+    memory = bytearray(100)
+    post = Post(memoryview(memory))
+    with engine._lock:
+        post.view[:3] = b"one"
+        post.count = 3
+        state.post = post
+        state.receive.left -= 3
+        engine.protocol.consumed(state, 3)
+    peer.send(frame(DATA, 0, 3, b"two"))
+    until(lambda: state.buffered == 3)
+    assert stream.recv(100) == b"two"
+    peer.send(frame(DATA, 0, 3, b"three"))
+    until(lambda: state.buffered == 5)
+    with engine._lock:
+        assert post.ripe, "it may go on waiting for what it cannot get"
+        assert engine._filled_locked(state, post) == 3
+        assert state.post is None
+    assert memory[:4] == b"one\0"
+    assert stream.recv(100) == b"three"
+    stream.close()
 
 
 @pytest.mark.parametrize("version", [1, 2])

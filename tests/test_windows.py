@@ -18,7 +18,7 @@ from muxado.protocol import Protocol
 
 from .conformance.crew import Crew
 from .link import Link
-from .support import Sessions, streams
+from .support import DATA, SYN, WNDINC, RawPeer, Sessions, frame, streams, until
 
 KIB, MIB = 2**10, 2**20
 #: What a stream starts with, on version 1 and on version 2.
@@ -33,6 +33,7 @@ class World:
     ) -> None:
         self.windows = windows
         self._cap = cap  # what the sender ignores of its window, like ngrok's agent
+        self._due = False  # an update is, and waits until nothing more comes
         self.sender, self.window = SendWindow(start), ReceiveWindow(start)
         windows.opened()
         self.buffered = 0
@@ -67,6 +68,9 @@ class World:
             self.buffered -= count
             total += count
             if count and window.consume(count):
+                self._due = True
+            if self._due and (window.pressing or not self.buffered):
+                self._due = False
                 increment = self.windows.update(window, self.now)
                 if increment:
                     self._grants.append((self.now + self._trip / 2, increment))
@@ -220,7 +224,99 @@ def test_both_ends_agree(
     assert sender.left + buffered > 0, "the sender waits for what will never come"
 
 
+@pytest.mark.parametrize("start", STARTS)
+def test_it_grows_where_a_round_trip_takes_no_time_but_a_thread_must_wake(start: int) -> None:
+    one = world(start, trip=0.00002)
+    one.run(0.1, rate=2e9)
+    assert 2 * MIB < one.window.size < 8 * MIB
+
+
 # In a session.
+
+
+class Grown:
+    """A stream whose receive window has grown, though its peer believes it as large as before."""
+
+    def __init__(self, peer: RawPeer) -> None:
+        self.peer = peer
+        self.engine = peer.session._engine
+        peer.send(frame(DATA, SYN, 3), frame(DATA, SYN, 5))
+        self.stream, self.other = peer.session.accept()[0], peer.session.accept()[0]
+        window = self.stream._state.receive
+        self.start = window.size
+        with self.engine._lock:
+            protocol = self.engine.protocol
+            protocol.windows._resize(window, 16 * self.start)
+            protocol.grants[self.stream._state] = None
+            protocol.urgent = True
+        self.engine.push()
+        assert peer.expect(WNDINC, 3).word == 15 * self.start
+
+    def send(self, count: int) -> None:
+        self.peer.send(frame(DATA, 0, 3, bytes(count)))
+
+    def read(self, count: int) -> None:
+        memory = memoryview(bytearray(count))
+        while memory:
+            memory = memory[self.stream.recv_into(memory) :]
+
+    def told(self) -> None:
+        """The peer, which believes that it may send no more, hears of what was read."""
+        assert self.start * 3 // 4 <= self.peer.expect(WNDINC, 3).word <= self.start
+
+
+@pytest.fixture
+def grown(raw: Callable[..., RawPeer]) -> Grown:
+    return Grown(raw(heartbeat_interval=None))
+
+
+def test_an_update_that_waits_goes_before_the_reader_sleeps(grown: Grown, crew: Crew) -> None:
+    reading = crew.start(grown.read, grown.start + 1)
+    grown.send(grown.start)
+    grown.told()
+    grown.send(1)
+    reading.result()
+
+
+def test_an_update_that_waits_goes_where_nobody_reads_on(grown: Grown, crew: Crew) -> None:
+    """The bytes came while another read, who has left; so has the reader of these."""
+    reading = crew.start(grown.other.recv, 1)
+    until(lambda: grown.engine.blocked() == 1)
+    grown.send(grown.start)
+    grown.peer.send(frame(DATA, 0, 5, b"x"))
+    assert reading.result() == b"x"
+    grown.read(grown.start)
+    grown.told()
+
+
+def test_an_update_that_waits_goes_while_another_sleeps_in_the_seat(
+    grown: Grown, crew: Crew
+) -> None:
+    grown.send(grown.start)
+    until(lambda: grown.stream._state.buffered == grown.start)
+    reading = crew.start(grown.other.recv, 1)
+    until(lambda: grown.engine.blocked() == 1)
+    grown.read(grown.start)
+    grown.told()
+    grown.peer.send(frame(DATA, 0, 5, b"x"))
+    assert reading.result() == b"x"
+
+
+def test_an_update_that_waits_goes_though_others_never_fall_silent(
+    grown: Grown, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grown.engine.transport, "glance", lambda _: True)
+    reading = crew.start(grown.read, grown.start + 1)
+    grown.send(grown.start)
+    grown.told()
+    grown.send(1)
+    reading.result()
+
+
+def test_a_session_is_closed_at_once_though_an_update_waits(grown: Grown) -> None:
+    with grown.engine._lock:
+        grown.engine.protocol.grants[grown.stream._state] = None
+        assert grown.engine._flushed_locked()
 
 
 def test_a_stream_that_goes_gives_its_window_back() -> None:

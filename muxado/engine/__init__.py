@@ -512,7 +512,7 @@ class Engine(Dropped):
             if self._jammed and self._jam is not None:
                 jam_time += time.monotonic() - self._jam[0]
             return {
-                "streams": protocol.alive,
+                "streams": protocol.in_use,
                 "backlog": len(protocol.backlog),
                 "opened": protocol.opened,
                 "accepted": protocol.accepted,

@@ -29,6 +29,9 @@ _EAGER = 16384
 #: Bytes of a frame still to come that are worth a read of their own.
 _LONG_REST = 32768
 
+#: Reads behind which an update of a window goes that waits until nothing more comes for now.
+_PUT_OFF = 64
+
 #: Looks at the connection before a leader goes to sleep: 100 to 200 microseconds of them.
 _GLANCES = 150
 #: Waits in a row through which a leader looks in vain before it goes to sleep at once, and how
@@ -58,6 +61,10 @@ class Post:
         self.recalled = False
         #: The caller is to have what is there: it is full, or nothing more comes for now.
         self.ripe = False
+
+    def seal(self) -> None:
+        """Nothing more goes into it: another reader has what comes next."""
+        self.view, self.ripe = self.view[: self.count], True
 
     def retract(self, stream: StreamState) -> None:
         """It is the caller's alone again; nobody may be reading into it."""
@@ -113,11 +120,16 @@ class ReadSeat(WriteSeat):
         def look() -> bool:
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
+                other: Post | None = stream.post
+                if other is not None and other is not post and other.count:
+                    other.seal()
+                    self._wake_all_locked(stream.readers)
                 try:
                     taken.append(take(what))
                 finally:
                     if stream.buffered != before:
-                        protocol.consumed(stream, before - stream.buffered)
+                        count = before - stream.buffered
+                        protocol.consumed(stream, count, lazy=self._reads_on_locked())
                 if stream.wrote:
                     stream.wrote = False
                     if not stream.local:
@@ -197,7 +209,7 @@ class ReadSeat(WriteSeat):
         if stream.buffered and not stream.closed and post.count < len(post.view):
             more = stream.take_into(post.view[post.count :])
             post.count += more
-            self.protocol.consumed(stream, more)
+            self.protocol.consumed(stream, more, lazy=self._reads_on_locked())
         count = post.count
         post.retract(stream)
         if stream.wrote:
@@ -205,6 +217,13 @@ class ReadSeat(WriteSeat):
             if not stream.local:
                 self._brevity = 0
         return count
+
+    def _reads_on_locked(self) -> bool:
+        """Whether somebody looks at what is in the protocol's ``grants`` before long: we do, in the
+        read seat; or it is free, which the reader thread does not leave it for long.
+        """
+        mine = self._reading is None or self._reading_thread == get_ident()
+        return mine and self._inline and not self._pins
 
     def _recall(self, stream: StreamState, post: Post, taken: list[Any]) -> Callable[[], bool]:
         """What a caller waits for whose time is over: that nobody reads into its memory."""
@@ -229,10 +248,8 @@ class ReadSeat(WriteSeat):
             if post.busy:
                 post.recalled = True
                 return False
-            count, post.count = post.count, 0
-            if count:
-                self.protocol.give_back(stream, bytes(post.view[:count]))
-                self._wake_readers_locked(stream)  # another may have looked in vain meanwhile
+            self.protocol.give_back(stream, post)
+            self._wake_readers_locked(stream)  # another may have looked in vain meanwhile
             post.retract(stream)
             return True
 
@@ -362,6 +379,10 @@ class ReadSeat(WriteSeat):
                 done = bool(ready())
                 if self._late and not done:
                     self._wake_late_locked()
+                if self.protocol.grants:
+                    self._put_off += 1
+                    if self._put_off >= _PUT_OFF:
+                        self._grant_locked()
                 leave = (
                     done
                     or self._woke
@@ -401,7 +422,7 @@ class ReadSeat(WriteSeat):
             if stream.buffered:
                 count = stream.take_into(post.view[post.count :])
                 post.count += count
-                protocol.consumed(stream, count)
+                protocol.consumed(stream, count, lazy=True)
             into = post.view[post.count : post.count + left]
             if stream.buffered or not into:
                 self._held = stream
@@ -434,8 +455,7 @@ class ReadSeat(WriteSeat):
         if mine:
             post.count += count
             if stream.post is not post:  # an exception took its caller away
-                self.protocol.give_back(stream, bytes(post.view[: post.count]))
-                post.count = 0
+                self.protocol.give_back(stream, post)
         self._held = stream
         full = post.count == len(post.view) or not self.protocol.codec.data_left
         if full or not mine or post.recalled:
@@ -460,10 +480,19 @@ class ReadSeat(WriteSeat):
             self._patience += 1
             if not self._patience:
                 self._patience = 1
-        if self._late:
+        if self._late or self.protocol.grants:
             with self._lock:
                 self._wake_late_locked()
+                self._grant_locked()
+            if self.protocol.urgent:
+                self.push()
         self.transport.wait_readable(left)
+
+    def _grant_locked(self) -> None:
+        """No update of a window waits any longer."""
+        self._put_off = 0
+        if self.protocol.grants:
+            self.protocol.urgent = True
 
     def _receive(self, into: memoryview) -> int | None:
         """One read; ``None`` for nothing yet, -1 for a connection that failed."""
@@ -590,6 +619,10 @@ class ReadSeat(WriteSeat):
         """The reader thread in the read seat, until there is a caller who could sit."""
         while True:
             if self._inline and not self._eager:
+                if self.protocol.grants:
+                    with self._lock:
+                        self._grant_locked()
+                    self.push()
                 self.transport.wait_readable(None)
             count = self._receive(self._read_buffer)
             with self._lock:

@@ -148,6 +148,7 @@ class Shared:
         self._held: StreamState | None = None
         #: Guarded by _lock: somebody was woken whose memory was read into.
         self._fed = False
+        self._put_off = 0  # guarded by _lock: reads while an update of a window was put off
         self._patience = 1  # the seat's: see _await_bytes()
         self._brevity = 0  # guarded by _lock: short streams in a row, see _defers_locked()
         #: Guarded by _lock: how many of those will accept the next stream, and whether streams are

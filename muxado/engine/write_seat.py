@@ -39,7 +39,7 @@ _BATCH = 131072
 #: On a fast connection a frame has as many bytes as it takes in so many seconds, and at most so
 #: many: among many streams every frame costs two threads a wake-up.
 _TURN = 0.002
-_MAX_TURN = 262144
+_MAX_TURN = 1048576
 #: Seconds over which the connection's pace is measured: longer than it takes to fill the kernel's
 #: buffers, or the first look at a slow connection would find it fast.
 _PACE = 0.01
@@ -104,6 +104,7 @@ class WriteSeat(Clock):
             with self._lock:
                 if (
                     self._scheduled
+                    or self._wills  # perhaps one of this stream, which goes before
                     or stream.write is not None
                     or not 0 < size <= stream.send.left
                     or not self._inline
@@ -183,6 +184,7 @@ class WriteSeat(Clock):
         write = Write(stream, data)
         size = len(data)
         reads = True
+        tried = False
         protocol = self.protocol
         with self._lock:
             if stream.writers is None:
@@ -211,7 +213,9 @@ class WriteSeat(Clock):
             while True:
                 seated = False
                 with self._lock:
-                    late = deadline is not None and time.monotonic() >= deadline
+                    # A socket too sends what it can before it looks at the clock.
+                    late = tried and deadline is not None and time.monotonic() >= deadline
+                    tried = True
                     if stream in self._wills:
                         self._bring_forward_locked(stream)
                     before = stream.write
@@ -286,6 +290,8 @@ class WriteSeat(Clock):
             with self._lock:
                 self._check_writable_locked(stream)
                 frame = _MIXED if self.protocol.mixed else self._frame_alone
+                if stream in self._wills:
+                    self._bring_forward_locked(stream)
                 size = min(len(data), stream.send.left, frame)
                 if size <= 0 or stream.write is not None or not self._room_locked():
                     size = 0
@@ -429,7 +435,7 @@ class WriteSeat(Clock):
                 self._unsent = bytearray()
                 if left >= _MAX_UNSENT:
                     return buffers  # or a connection that takes nothing would collect without end
-            if left < _MAX_BEHIND and (protocol.urgent or protocol.owing()):
+            if left < _MAX_BEHIND and (protocol.urgent or protocol.grants or protocol.owing()):
                 if self._fin_rides:
                     self._ride_came_locked()
                 control = protocol.control_frames(opening=write is None)
