@@ -113,13 +113,14 @@ class Transport:
         """Return when a read may succeed, after :meth:`wake`, or when the time is over."""
         raise NotImplementedError
 
-    def glance(self, times: int) -> bool:
-        """Look so many times whether :meth:`wait_readable` would return; true once it would.
+    def glance(self, times: int) -> int:
+        """Look so many times whether :meth:`wait_readable` would return: the count of looks until
+        it would, 0 if it never did.
 
         A thread that goes to sleep costs its waker an interrupt of another processor and itself
         the way back, several times what is between two such looks.
         """
-        return False
+        return 0
 
     def wait_writable(self, seconds: float | None) -> None:
         """Return when a write may succeed, after :meth:`shutdown`, or when the time is over."""
@@ -199,17 +200,17 @@ class Polled(Transport):
             with contextlib.suppress(BlockingIOError):
                 self._wakee.recv(64)
 
-    def glance(self, times: int) -> bool:
+    def glance(self, times: int) -> int:
         poll = self._poll_read
-        for _ in range(times):
+        for looks in range(1, times + 1):
             ready = poll(0)
             if ready:
                 if ready != self._only_readable:
                     with contextlib.suppress(BlockingIOError):
                         self._wakee.recv(64)
-                return True
+                return looks
             _sched_yield()  # the peer may need this very processor
-        return False
+        return 0
 
     def wait_writable(self, seconds: float | None) -> None:
         self._poll_write(None if seconds is None else _milliseconds(seconds))

@@ -11,6 +11,7 @@ import pytest
 
 import muxado
 from muxado.budget import Budget
+from muxado.engine import read_seat
 from muxado.engine.read_seat import Post
 
 from .conformance.crew import GUARD, Crew, Task
@@ -195,6 +196,8 @@ class Scene:
     def __init__(self, peer: RawPeer, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
         self.peer, self.crew = peer, crew
         self.engine = peer.session._engine
+        # As if another had sat down before the one who is to lead.
+        monkeypatch.setattr(self.engine, "_hand_over_locked", lambda: False)
         self.stream, self.other = accepted(peer, 3), accepted(peer, 5)
         self.data = random.Random(3).randbytes(LONG)
         self.memory = bytearray(LONG)
@@ -375,6 +378,101 @@ def test_what_another_reader_takes_is_behind_all_that_is_in_the_memory(
     assert memory[:4] == b"one\0"
     assert stream.recv(100) == b"three"
     stream.close()
+
+
+class Several:
+    """Readers with memory of their own, of whom one leads."""
+
+    def __init__(self, peer: RawPeer, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.peer, self.crew = peer, crew
+        self.engine = peer.session._engine
+        self.streams = {stream_id: accepted(peer, stream_id) for stream_id in (3, 5, 7)}
+        self.memory = {stream_id: bytearray(LONG) for stream_id in self.streams}
+        until(lambda: self.engine._reading is self.engine._reader_waiter)
+        monkeypatch.setattr(read_seat, "_NAP", GUARD)  # or the reader thread may come back
+        reading = self.read(3)
+        peer.send(frame(DATA, 0, 3, b"x"))
+        assert reading.result() == 1
+
+    def read(self, stream_id: int) -> Task[int]:
+        before = self.engine.blocked()
+        stream, memory = self.streams[stream_id], self.memory[stream_id]
+        reading = self.crew.start(stream.recv_into, memory)
+        until(lambda: self.engine.blocked() == before + 1)
+        return reading
+
+    def leads(self, stream_id: int) -> bool:
+        """Whether the one who waits for that stream has the seat."""
+        with self.engine._lock:
+            post = self.streams[stream_id]._state.post
+            return self.engine._reading is not None and self.engine._reading_thread == post.thread
+
+    def over(self) -> None:
+        for stream in self.streams.values():
+            stream.close()
+
+
+@pytest.fixture
+def several(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Several]:
+    made = Several(raw(heartbeat_interval=None, window=2**24), crew, monkeypatch)
+    yield made
+    made.over()
+
+
+def test_the_seat_goes_to_the_one_whose_memory_a_long_frame_goes_into(several: Several) -> None:
+    reading = {stream_id: several.read(stream_id) for stream_id in several.streams}
+    data = {stream_id: random.Random(stream_id).randbytes(LONG) for stream_id in reading}
+    for stream_id in (5, 3, 7):
+        whole = frame(DATA, 0, stream_id, data[stream_id])
+        several.peer.send(whole[:8])
+        until(lambda i=stream_id: several.leads(i))  # type: ignore[misc]
+        several.peer.send(whole[8:])
+        assert reading[stream_id].result() == LONG
+        assert several.memory[stream_id] == data[stream_id]
+        # The seat is free, and nobody comes of himself: whoever comes next.
+        reading[stream_id] = several.read(stream_id)
+    for stream_id, task in reading.items():
+        several.peer.send(frame(DATA, FIN, stream_id))
+        assert task.result() == 0
+
+
+def test_a_short_frame_moves_nobody(several: Several) -> None:
+    first, second = several.read(3), several.read(5)
+    until(lambda: several.leads(3))
+    several.peer.send(frame(DATA, 0, 5, b"short")[:8])
+    until(lambda: several.engine.protocol.under_way is several.streams[5]._state)
+    assert several.leads(3)
+    several.peer.send(frame(DATA, 0, 5, b"short")[8:], frame(DATA, 0, 3, b"x"))
+    assert (first.result(), second.result()) == (1, 5)
+
+
+@pytest.mark.parametrize("tardy", [True, False])
+def test_while_one_who_takes_his_time_is_away_another_reads(
+    several: Several, crew: Crew, monkeypatch: pytest.MonkeyPatch, tardy: bool
+) -> None:
+    monkeypatch.setattr(read_seat, "_TARDY", 0.0 if tardy else GUARD)
+    others = [several.read(5), several.read(7)]
+    reading = crew.start(read_on, several.streams[3], 2 * LONG)
+    until(lambda: several.engine.blocked() == 3)
+    whole = frame(DATA, 0, 3, bytes(LONG))
+    several.peer.send(whole[:8])
+    until(lambda: several.leads(3))
+    several.peer.send(whole[8:])
+    until(lambda: several.engine.protocol.codec.data_left == 0)
+    until(lambda: several.engine._left is None and several.engine.blocked() == 3)
+    assert several.engine._tardy is tardy, "the first time tells how soon he comes back"
+    several.peer.send(whole)
+    assert reading.result() == bytes(2 * LONG)
+    if tardy:
+        until(lambda: several.engine._reading is not None)
+    else:
+        assert several.engine._reading is None
+        others.append(several.read(3))
+    for stream_id, task in zip((5, 7, 3), others, strict=False):
+        several.peer.send(frame(DATA, FIN, stream_id))
+        assert task.result() == 0
 
 
 @pytest.mark.parametrize("version", [1, 2])

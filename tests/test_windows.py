@@ -305,7 +305,7 @@ def test_an_update_that_waits_goes_while_another_sleeps_in_the_seat(
 def test_an_update_that_waits_goes_though_others_never_fall_silent(
     grown: Grown, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grown.engine.transport, "glance", lambda _: True)
+    monkeypatch.setattr(grown.engine.transport, "glance", lambda _: 1)
     reading = crew.start(grown.read, grown.start + 1)
     grown.send(grown.start)
     grown.told()

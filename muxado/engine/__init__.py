@@ -21,20 +21,24 @@ wakes one of those who could sit. Another thread whose doing ends a leader's wai
 reset) wakes it through the transport.
 
 Before it sleeps a leader looks at the connection for 100 to 200 microseconds, giving the processor
-away between two looks, and stops doing so while that does not pay: two processes that are awake
-exchange a message in a fraction of the time that it takes to wake one. A caller that has answered
+away between two looks, for less where that was in vain lately, and not at all while it does not
+pay: two processes that are awake exchange a message in a fraction of the time that it takes to wake
+one, but a processor that only looks is one that the peer cannot use. A caller that has answered
 a short stream of the peer's does not sit down, so that the one who accepts reads the next stream
 itself. One that had accepted it too, as a worker of a pool does, is left the next stream that comes
 with the end of its own.
 
 **Reading straight.** One who waits in ``recv_into`` *posts* its memory on its stream. Where a long
-frame is under way whose stream has such memory, the leader, whoever it is, reads the rest into it,
-past the parser, and wakes its owner when the frame or the memory is at its end, or before it waits
-for more. Because it reads there without the lock, it says so under the lock before, and the owner,
-whatever ends its wait (its deadline, the session's death, an exception), stays until that read is
-over; reads never block, so that takes no time. What is in the memory then is what the owner
-returns, or, where an exception takes it away, goes back to the stream. A leader that has posted
-memory itself stays in the seat when it wakes such an owner, until its own memory is filled.
+frame begins whose stream has such memory, the leader hands the seat over to its owner, which reads
+the rest into it, past the parser, and finds the seat free when it comes back for more. Where
+another sits by then, that one reads into it, and wakes its owner when the frame or the memory is at
+its end, or before it waits for more. Because it reads there without the lock, it says so under the
+lock before, and the owner, whatever ends its wait (its deadline, the session's death, an
+exception), stays until that read is over; reads never block, so that takes no time. What is in the
+memory then is what the owner returns, or, where an exception takes it away, goes back to the
+stream. A leader that has posted memory itself stays in the seat when it wakes such an owner, until
+its own memory is filled. Then it leaves the seat to itself, if such callers were soon back for more
+lately, and else wakes another.
 
 **The reader thread** watches over the seat. While callers use it, it naps for ``_NAP`` seconds.
 When it finds the seat free, and unused since its last look, it wakes one of those who could sit, or

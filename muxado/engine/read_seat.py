@@ -9,7 +9,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, TypeVar, cast
 
-from muxado.engine.shared import BRIEF, Poller, os_error
+from muxado.engine.shared import BRIEF, GLANCES, Poller, os_error
 from muxado.engine.write_seat import WriteSeat
 from muxado.errors import Error, ErrorCode
 from muxado.protocol import StreamState
@@ -32,8 +32,12 @@ _LONG_REST = 32768
 #: Reads behind which an update of a window goes that waits until nothing more comes for now.
 _PUT_OFF = 64
 
-#: Looks at the connection before a leader goes to sleep: 100 to 200 microseconds of them.
-_GLANCES = 150
+#: Seconds until a caller whose memory was full comes back for more, over which another is to read
+#: meanwhile: several times what it takes to wake one.
+_TARDY = 0.0003
+
+#: Looks at the connection that a leader takes at least before it goes to sleep; see GLANCES.
+_LEAST_GLANCES = 4
 #: Waits in a row through which a leader looks in vain before it goes to sleep at once, and how
 #: many waits later it tries again.
 _PATIENCE = 8
@@ -49,10 +53,11 @@ class Post:
     Guarded by the session's lock, but for what stands behind ``count`` while it is ``busy``.
     """
 
-    __slots__ = ("busy", "count", "recalled", "ripe", "view")
+    __slots__ = ("busy", "count", "recalled", "ripe", "thread", "view")
 
     def __init__(self, into: memoryview) -> None:
         self.view = into[:]  # which stays when the caller releases its own
+        self.thread = get_ident()
         #: So many bytes are there.
         self.count = 0
         #: The one in the read seat reads into it, which takes no time: until then the caller stays.
@@ -154,6 +159,9 @@ class ReadSeat(WriteSeat):
                         stream.readers = []
                     if into is not None and stream.post is None and deadline != 0 and self._inline:
                         post = stream.post = Post(into)
+                        if self._left is not None and self._left[0] == post.thread:
+                            self._tardy = time.monotonic() - self._left[1] > _TARDY
+                            self._left = None
                     if (
                         self._reading is None
                         and deadline != 0
@@ -385,6 +393,7 @@ class ReadSeat(WriteSeat):
                         self._grant_locked()
                 leave = (
                     done
+                    or self._hand_over_locked()
                     or self._woke
                     or (self._fed and not posted)
                     or self._pins > 0
@@ -396,10 +405,33 @@ class ReadSeat(WriteSeat):
                     self._tell_held_locked()
                     self._reading = None
                     self._pass_seat_locked()
+                    if posted and done and self._willing:
+                        if self._tardy:
+                            self._wake_locked(next(iter(self._willing)))
+                        self._left = (get_ident(), time.monotonic())
             if pollers is not None or self.protocol.urgent or transport.pending:
                 self._follow_up(pollers)
             if leave:
                 return done
+
+    def _hand_over_locked(self) -> bool:
+        """Whether another is to lead from here on: the one whose memory a long frame goes into.
+
+        It takes one wake-up to hand the seat over, and one to say that the memory is full. But who
+        has the seat can come back for the rest of the frame, and nobody competes for the
+        interpreter meanwhile.
+        """
+        if self.protocol.codec.data_left < _LONG_REST:
+            return False
+        stream = self.protocol.under_way
+        post: Post | None = None if stream is None else stream.post
+        if stream is None or post is None or post.thread == get_ident():
+            return False
+        for waiter in stream.readers or ():
+            if waiter in self._willing and self._waiters.get(waiter) == post.thread:
+                self._wake_locked(waiter)
+                return True
+        return False
 
     def _aim(self) -> memoryview:
         """Where the next read goes: the rest of a long frame into the memory of the stream's
@@ -470,12 +502,16 @@ class ReadSeat(WriteSeat):
         whole round trip between two processes that are awake.
         """
         if self._patience > 0:
-            if self.transport.glance(_GLANCES):
-                self._patience = _PATIENCE
+            looks = self.transport.glance(self._looks)
+            if looks:
+                if looks > 1:  # else it was there already, and would have been without looking
+                    self._patience = _PATIENCE
+                    self._looks = max(self._looks, min(2 * looks, GLANCES))
                 return
+            self._looks = max(self._looks // 2, _LEAST_GLANCES)
             self._patience -= 1
             if not self._patience:
-                self._patience = -_RETRY
+                self._patience, self._looks = -_RETRY, GLANCES
         else:
             self._patience += 1
             if not self._patience:

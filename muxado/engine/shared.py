@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BRIEF",
+    "GLANCES",
     "NOBODY",
     "REENTERED",
     "RIDES",
@@ -50,6 +51,10 @@ RIDES = 8
 #: Streams in a row of which nothing but the end came behind this side's answer, before the next
 #: is expected to go the same way.
 BRIEF = 8
+
+#: Looks at the connection before a leader goes to sleep: 100 to 200 microseconds of them at most.
+#: Half as many whenever they were in vain, and enough again when the last ones were not.
+GLANCES = 150
 
 #: What is said to those who would otherwise wait for ever.
 REENTERED = "a signal handler or a finalizer uses a session that its own thread is inside of"
@@ -146,10 +151,14 @@ class Shared:
         #: whose memory has bytes that its reader has not been told of, as more are coming.
         self._aimed: tuple[StreamState, Any] | None = None
         self._held: StreamState | None = None
+        #: Guarded by _lock: whose memory was full, so that it left the seat to others, and when
+        #: (seconds, monotonic); and whether the last such took its time until it came back.
+        self._left: tuple[int, float] | None = None
+        self._tardy = False
         #: Guarded by _lock: somebody was woken whose memory was read into.
         self._fed = False
         self._put_off = 0  # guarded by _lock: reads while an update of a window was put off
-        self._patience = 1  # the seat's: see _await_bytes()
+        self._patience, self._looks = 1, GLANCES  # the seat's: see _await_bytes()
         self._brevity = 0  # guarded by _lock: short streams in a row, see _defers_locked()
         #: Guarded by _lock: how many of those will accept the next stream, and whether streams are
         #: left to such; see _returning_locked().
