@@ -383,14 +383,12 @@ def test_what_another_reader_takes_is_behind_all_that_is_in_the_memory(
 class Several:
     """Readers with memory of their own, of whom one leads."""
 
-    def __init__(self, peer: RawPeer, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, peer: RawPeer, crew: Crew) -> None:
         self.peer, self.crew = peer, crew
         self.engine = peer.session._engine
         self.streams = {stream_id: accepted(peer, stream_id) for stream_id in (3, 5, 7)}
         self.memory = {stream_id: bytearray(LONG) for stream_id in self.streams}
-        until(lambda: self.engine._reading is self.engine._reader_waiter)
-        monkeypatch.setattr(read_seat, "_NAP", GUARD)  # or the reader thread may come back
-        reading = self.read(3)
+        reading = self.read(3)  # with which the reader thread leaves the seat
         peer.send(frame(DATA, 0, 3, b"x"))
         assert reading.result() == 1
 
@@ -416,12 +414,16 @@ class Several:
 def several(
     raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Several]:
-    made = Several(raw(heartbeat_interval=None, window=2**24), crew, monkeypatch)
+    monkeypatch.setattr(read_seat, "_NAP", GUARD)  # the reader thread does not come back to it
+    made = Several(raw(heartbeat_interval=None, window=2**24), crew)
     yield made
     made.over()
 
 
-def test_the_seat_goes_to_the_one_whose_memory_a_long_frame_goes_into(several: Several) -> None:
+def test_the_seat_goes_to_the_one_whose_memory_a_long_frame_goes_into(
+    several: Several, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_seat, "_TARDY", GUARD)
     reading = {stream_id: several.read(stream_id) for stream_id in several.streams}
     data = {stream_id: random.Random(stream_id).randbytes(LONG) for stream_id in reading}
     for stream_id in (5, 3, 7):
@@ -433,9 +435,10 @@ def test_the_seat_goes_to_the_one_whose_memory_a_long_frame_goes_into(several: S
         assert several.memory[stream_id] == data[stream_id]
         # The seat is free, and nobody comes of himself: whoever comes next.
         reading[stream_id] = several.read(stream_id)
-    for stream_id, task in reading.items():
-        several.peer.send(frame(DATA, FIN, stream_id))
-        assert task.result() == 0
+    several.over()
+    for task in reading.values():
+        with pytest.raises(OSError):
+            task.result()
 
 
 def test_a_short_frame_moves_nobody(several: Several) -> None:
