@@ -21,12 +21,13 @@ wakes one of those who could sit. Another thread whose doing ends a leader's wai
 reset) wakes it through the transport.
 
 Before it sleeps a leader looks at the connection for 100 to 200 microseconds, giving the processor
-away between two looks, for less where that was in vain lately, and not at all while it does not
-pay: two processes that are awake exchange a message in a fraction of the time that it takes to wake
-one, but a processor that only looks is one that the peer cannot use. A caller that has answered
-a short stream of the peer's does not sit down, so that the one who accepts reads the next stream
-itself. One that had accepted it too, as a worker of a pool does, is left the next stream that comes
-with the end of its own.
+away between two looks: two processes that are awake exchange a message in a fraction of the time
+that it takes to wake one. But a processor that only looks is one that the peer cannot use, so it
+looks for less where others wait too and it was in vain, and not at all while it does not pay.
+
+A caller that has answered a short stream of the peer's does not sit down, so that the one who
+accepts reads the next stream itself. One that had accepted it too, as a worker of a pool does, is
+left the next stream that comes with the end of its own.
 
 **Reading straight.** One who waits in ``recv_into`` *posts* its memory on its stream. Where a long
 frame begins whose stream has such memory, the leader hands the seat over to its owner, which reads

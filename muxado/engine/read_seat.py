@@ -502,7 +502,8 @@ class ReadSeat(WriteSeat):
         whole round trip between two processes that are awake.
         """
         if self._patience > 0:
-            looks = self.transport.glance(self._looks)
+            crowd = len(self._waiters) > 1
+            looks = self.transport.glance(self._looks if crowd else GLANCES)
             if looks:
                 if looks > 1:  # else it was there already, and would have been without looking
                     self._patience = _PATIENCE

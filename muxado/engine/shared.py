@@ -53,7 +53,8 @@ RIDES = 8
 BRIEF = 8
 
 #: Looks at the connection before a leader goes to sleep: 100 to 200 microseconds of them at most.
-#: Half as many whenever they were in vain, and enough again when the last ones were not.
+#: While others wait too the peer has several things to do and needs the processor; then half as
+#: many whenever they were in vain, and enough again when the last ones were not.
 GLANCES = 150
 
 #: What is said to those who would otherwise wait for ever.
