@@ -813,10 +813,12 @@ class Protocol:
         """The next stream the peer opened, if one waits."""
         if not self.backlog:
             return None
-        _, stream = self.backlog.popitem(last=False)
+        stream = next(iter(self.backlog.values()))
+        self.last_accepted = max(self.last_accepted, stream.id)
+        # From here on with no call, behind which an exception from outside could strike.
+        del self.backlog[stream.id]
         self.accepted += 1
         stream.accepted = True
-        self.last_accepted = max(self.last_accepted, stream.id)
         return stream
 
     def prioritise(self, stream: StreamState, priority: int) -> None:
@@ -846,7 +848,9 @@ class Protocol:
             self.mixed = len(self.levels) > 1
 
     def unaccept(self, stream: StreamState) -> None:
-        """Whoever accepted ``stream`` never got it: it is the next one again."""
+        """Whoever accepted ``stream``, or was about to, never got it: it is the next one again."""
+        if not stream.accepted:
+            return
         if not stream.closed and self.streams.get(stream.id) is stream:
             self.backlog[stream.id] = stream
             self.backlog.move_to_end(stream.id, last=False)

@@ -172,3 +172,36 @@ class WithinCalls(_Striker):
     def _profile(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "c_return" and not self.struck and frame.f_code.co_filename.startswith(HERE):
             self._come(frame)
+
+
+class Twice(Between):
+    """Strikes as `Between` does, and again so many places later, in what clears up behind that.
+
+    A trace function that has raised is not called again. The second strike is a profile
+    function's: where a function begins, and where one written in C has returned.
+    """
+
+    def __init__(self, place: int, later: int) -> None:
+        super().__init__(place)
+        self._later = later
+        self.again: str | None = None
+
+    def __enter__(self) -> Twice:
+        self._profiled = sys.getprofile()
+        sys.setprofile(self._profile)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        sys.setprofile(self._profiled)
+
+    def _profile(self, frame: FrameType, event: str, arg: Any) -> None:
+        if not self.struck or self.again or event not in ("call", "c_return"):
+            return
+        if frame.f_code.co_filename.startswith(HERE) and not _in_a_finalizer(frame):
+            self._later -= 1
+            if self._later <= 0:
+                name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
+                self.again = f"{name}, line {frame.f_lineno}"
+                raise Interrupt(self.again)

@@ -7,17 +7,19 @@ every other caller gets: no seat stays taken, nobody waits for ever, nothing is 
 from __future__ import annotations
 
 import contextlib
+import random
+import select
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import muxado
 
 from .conformance.crew import GUARD, Crew
-from .gates import Gate
+from .gates import Gate, polls
 from .interrupts import Between, Interrupt, WithinCalls
 from .support import Pair, Sessions, threads_of, until
 
@@ -25,11 +27,19 @@ from .support import Pair, Sessions, threads_of, until
 OPTIONS: dict[str, Any] = {"window": 4096, "heartbeat_interval": None, "linger": 0.2}
 
 
+#: What comes in one long frame.
+LONG = random.Random(1).randbytes(120_000)
+
+
 class Scene:
     """A pair of sessions whose server echoes, and what an operation needs."""
 
+    options: ClassVar[dict[str, Any]] = OPTIONS
+    #: Reads past the parser, where they are counted.
+    straight: int | None = None
+
     def __init__(self, sessions: Sessions, crew: Crew) -> None:
-        self.pair: Pair = sessions.socketpair(**OPTIONS)
+        self.pair: Pair = sessions.socketpair(**self.options)
         self.session, self.server = self.pair
         self.crew = crew
         self.engine = self.session._engine
@@ -46,6 +56,11 @@ class Scene:
                 while data := stream.recv(65536):
                     if data == b"open":
                         self.server.open().sendall(b"opened")
+                    elif data == b"open two":
+                        for _ in range(2):
+                            self.server.open().sendall(b"opened")
+                    elif data == b"long":
+                        stream.sendall(LONG)
                     else:
                         stream.sendall(data)
 
@@ -91,16 +106,94 @@ class Scene:
                 and not engine._flushers
             )
 
+    def reading(
+        self, stream: muxado.Stream, data: bytes, call: Callable[[], object]
+    ) -> Callable[[], object]:
+        """``call``, which is to read some of the ``data`` that comes.
+
+        Afterwards the rest must come next: all but what the engine had returned, for what strikes
+        later strikes as if the call had returned.
+        """
+        stream.settimeout(GUARD)
+        read, done = self.engine.read, 0
+
+        def counting(*args: Any, **options: Any) -> Any:
+            nonlocal done
+            result: Any = read(*args, **options)
+            done += result if isinstance(result, int) else len(result)
+            return result
+
+        def run() -> None:
+            self.engine.read = counting  # type: ignore[method-assign]
+            call()
+
+        def afterwards() -> None:
+            self.engine.read = read  # type: ignore[method-assign]
+            self.check_descriptor(stream)
+            with contextlib.suppress(muxado.SessionClosed):
+                rest = b""
+                while len(rest) < len(data) - done:
+                    rest += stream.recv(len(data))
+                assert rest == data[done:]
+                self.check_window(stream)
+            stream.close()
+
+        self.afterwards = afterwards
+        return run
+
+    def check_window(self, stream: muxado.Stream) -> None:
+        """What the peer may send and what was read make up the window of one that sends no more."""
+        window = stream._state.receive
+        with self.engine._lock:
+            assert window.left + stream._state.buffered + window.read == window.size
+
+    def check_descriptor(self, stream: muxado.Stream) -> None:
+        """It says what is, if there is one."""
+        state = stream._state
+        if state.poller is not None:
+            until(lambda: polls(stream, select.POLLIN) == self.engine.readable(state))
+
     def soon(self, act: Callable[[], object]) -> None:
         """Do ``act`` in another thread, once the operation is blocked (or over)."""
         over = self.over
 
         def wait() -> None:
-            with contextlib.suppress(muxado.Error):
+            with contextlib.suppress(OSError):
                 until(lambda: over.is_set() or self.engine.blocked())
                 act()
 
         self.crew.start(wait)
+
+
+class LongScene(Scene):
+    """One whose windows are large, and whose server's long frames come in pieces."""
+
+    options: ClassVar[dict[str, Any]] = {**OPTIONS, "window": 2**20}
+
+    def __init__(self, sessions: Sessions, crew: Crew) -> None:
+        super().__init__(sessions, crew)
+        server, self._send = self.server._engine, self.server._engine.transport.send
+        server.transport.send = self._send_pieces  # type: ignore[method-assign]
+        self.straight = 0
+        taken = self.engine.protocol.taken
+
+        def counting(stream: Any, count: int) -> bool:
+            self.straight = (self.straight or 0) + 1
+            return taken(stream, count)
+
+        self.engine.protocol.taken = counting  # type: ignore[method-assign]
+
+    def _send_pieces(self, buffers: Any) -> int:
+        """A piece of a long frame, once all before it has been read."""
+        data = b"".join(buffers)
+        if len(data) <= 5000:
+            return self._send(buffers)
+        engine, server = self.engine, self.server._engine
+        until(lambda: engine._received == server._sent or engine.death or server.death)
+        left = len(data)
+        # The first ends in mid-frame, the second leaves enough of it to be read straight.
+        size = 1000 if left > len(LONG) else 30_000 if left > len(LONG) - 1000 else left
+        return self._send([data[:size]])
 
 
 #: Makes what the operation needs and returns the operation itself, to be interrupted.
@@ -115,14 +208,17 @@ def send_small(scene: Scene) -> Callable[[], object]:
 def send_large(scene: Scene) -> Callable[[], object]:
     """More than its window: it waits for the peer, reading meanwhile."""
     stream = scene.session.open()
+    scene.afterwards = stream.reset
+    return send_large_on(scene, stream)
 
+
+def send_large_on(scene: Scene, stream: muxado.Stream) -> Callable[[], object]:
     def read() -> None:
         with contextlib.suppress(OSError):
             while stream.recv(65536):
                 pass
 
     scene.crew.start(read)
-    scene.afterwards = stream.reset
     return lambda: stream.sendall(bytes(9000))
 
 
@@ -172,18 +268,57 @@ def _behind_a_writer(scene: Scene, *, blocking: bool) -> Callable[[], object]:
 
 def receive_what_waits(scene: Scene) -> Callable[[], object]:
     stream = scene.session.open()
-    stream.settimeout(GUARD)
-    stream.sendall(b"x" * 10)
-    until(lambda: stream._state.buffered)
-    return lambda: stream.recv(3)
+    stream.sendall(b"0123456789")
+    until(lambda: stream._state.buffered == 10)
+    return scene.reading(stream, b"0123456789", lambda: stream.recv(3))
 
 
 def receive(scene: Scene) -> Callable[[], object]:
     """It waits, and reads the connection itself."""
     stream = scene.session.open()
-    stream.settimeout(GUARD)
-    scene.soon(lambda: stream.sendall(b"y" * 3000))
-    return lambda: stream.recv(4000)
+    scene.soon(lambda: stream.sendall(LONG[:3000]))
+    return scene.reading(stream, LONG[:3000], lambda: stream.recv(4000))
+
+
+def receive_long(scene: Scene) -> Callable[[], object]:
+    """It reads long frames into its own memory."""
+    stream = scene.session.open()
+    scene.soon(lambda: stream.sendall(b"long"))
+    return scene.reading(stream, LONG, lambda: read_into(stream))
+
+
+def receive_long_behind(scene: Scene) -> Callable[[], object]:
+    """Another does so for it."""
+    leading, stream = scene.session.open(), scene.session.open()
+    leader = scene.crew.start(leading.recv, 1)
+    until(lambda: scene.engine.blocked() == 1)
+
+    def act() -> None:
+        until(lambda: scene.over.is_set() or scene.engine.blocked() == 2)
+        stream.sendall(b"long")
+
+    scene.soon(act)
+    run = scene.reading(stream, LONG, lambda: read_into(stream))
+    rest = scene.afterwards
+
+    def afterwards() -> None:
+        rest()
+        leader.taken = True
+        with contextlib.suppress(muxado.SessionClosed):
+            leading.sendall(b"z")
+            assert leader.result() == b"z"
+            leading.close()
+
+    scene.afterwards = afterwards
+    return run
+
+
+def read_into(stream: muxado.Stream) -> None:
+    memory = bytearray(len(LONG))
+    with memoryview(memory) as view:
+        done = 0
+        while done < len(LONG):
+            done += stream.recv_into(view[done:])
 
 
 def receive_behind(scene: Scene) -> Callable[[], object]:
@@ -216,6 +351,43 @@ def accept(scene: Scene) -> Callable[[], object]:
     return scene.session.accept
 
 
+def accept_beside(scene: Scene) -> Callable[[], object]:
+    """Another waits for a stream too, and two come; neither is lost."""
+    scene.session.settimeout(GUARD)
+    asking = scene.session.open()
+    beside = scene.crew.start(scene.session.accept)
+    beside.taken = True
+    until(lambda: scene.engine.blocked() == 1)
+    accept, got = scene.engine.accept, []
+
+    def counting(deadline: float | None) -> Any:
+        got.append(accept(deadline))
+        return got[-1]
+
+    def run() -> None:
+        scene.engine.accept = counting  # type: ignore[method-assign]
+        scene.session.accept()[0].close()
+
+    def act() -> None:
+        until(lambda: scene.over.is_set() or scene.engine.blocked() == 2)
+        asking.sendall(b"open two")
+
+    def afterwards() -> None:
+        scene.engine.accept = accept  # type: ignore[method-assign]
+        with contextlib.suppress(muxado.SessionClosed):
+            accepted = [beside.result()[0]]
+            if not got:
+                accepted.append(scene.session.accept()[0])
+            for stream in accepted:
+                stream.settimeout(GUARD)
+                assert stream.recv(10) == b"opened"
+                stream.close()
+
+    scene.soon(act)
+    scene.afterwards = afterwards
+    return run
+
+
 def open_and_close(scene: Scene) -> Callable[[], object]:
     def run() -> None:
         with scene.session.open():
@@ -245,6 +417,28 @@ def poll(scene: Scene) -> Callable[[], object]:
         stream.close()
 
     return run
+
+
+def receive_polled(scene: Scene) -> Callable[[], object]:
+    """Its descriptor is in use, so the reader thread keeps the seat."""
+    stream = scene.session.open()
+    stream.fileno()
+    scene.soon(lambda: stream.sendall(b"y" * 3000))
+    return scene.reading(stream, b"y" * 3000, lambda: stream.recv(2000))
+
+
+def send_polled(scene: Scene) -> Callable[[], object]:
+    stream = scene.session.open()
+    stream.fileno()
+    read_on = send_large_on(scene, stream)
+
+    def afterwards() -> None:
+        scene.check_descriptor(stream)
+        stream.reset()
+        stream.close()
+
+    scene.afterwards = afterwards
+    return read_on
 
 
 def half_close(scene: Scene) -> Callable[[], object]:
@@ -301,7 +495,10 @@ OPERATIONS: list[Operation] = [
     receive_what_waits,
     receive,
     receive_behind,
+    receive_polled,
+    send_polled,
     accept,
+    accept_beside,
     open_and_close,
     time_out,
     poll,
@@ -314,12 +511,23 @@ OPERATIONS: list[Operation] = [
 LAST: list[Operation] = [go_away, drain, close_session, kill_session]
 
 
-def strike_everywhere(sessions: Sessions, crew: Crew, operation: Operation, kind: Any) -> float:
-    """Strike at each place of ``operation`` in turn; the part of them that the session survived."""
-    scene = Scene(sessions, crew)
-    place = lived = 0
+def strike_everywhere(
+    sessions: Sessions,
+    crew: Crew,
+    operation: Operation,
+    kind: Any,
+    make: type[Scene] = Scene,
+    stride: int = 1,
+) -> float:
+    """Strike at each place of ``operation`` in turn; the part of them that the session survived.
+
+    With a ``stride`` at every so manieth only.
+    """
+    scene = make(sessions, crew)
+    place = tried = lived = 0
     while True:
-        place += 1
+        place += stride
+        tried += 1
         scene.over = threading.Event()
         run = operation(scene)
         striker = kind(place)
@@ -337,11 +545,12 @@ def strike_everywhere(sessions: Sessions, crew: Crew, operation: Operation, kind
             raise
         if striker.struck is None:
             assert place > 3
-            return lived / place
+            assert scene.straight != 0, "nothing was read past the parser"
+            return lived / tried
         lived += alive
         if not alive:
             scene.leave()
-            scene = Scene(sessions, crew)
+            scene = make(sessions, crew)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -349,6 +558,15 @@ def strike_everywhere(sessions: Sessions, crew: Crew, operation: Operation, kind
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_at_every_place(sessions: Sessions, crew: Crew, operation: Operation, kind: Any) -> None:
     assert strike_everywhere(sessions, crew, operation, kind) > 0.25
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("kind", [Between, WithinCalls])
+@pytest.mark.parametrize("operation", [receive_long, receive_long_behind])
+def test_at_every_place_of_a_long_read(
+    sessions: Sessions, crew: Crew, operation: Operation, kind: Any
+) -> None:
+    assert strike_everywhere(sessions, crew, operation, kind, LongScene) > 0.25
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -73,6 +73,16 @@ class Post:
         self.view.release()
 
 
+class Taken:
+    """Bytes that a caller has taken from its stream and may not live to return."""
+
+    __slots__ = ("count", "view")
+
+    def __init__(self, chunks: list[bytes | bytearray], skip: int, count: int) -> None:
+        self.view = memoryview(b"".join(chunks))[skip:]
+        self.count = count
+
+
 class ReadSeat(WriteSeat):
     """Everything that receives."""
 
@@ -101,6 +111,8 @@ class ReadSeat(WriteSeat):
         protocol = self.protocol
         taken: list[T] = []
         post: Post | None = None
+        #: For an exception: the pieces there were, the start in the first, and what was taken.
+        before_it: tuple[list[bytes | bytearray], int, int] | None = None
 
         def attempt() -> bool:
             if post is not None:
@@ -118,18 +130,25 @@ class ReadSeat(WriteSeat):
             return done
 
         def look() -> bool:
+            nonlocal before_it
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
                 other: Post | None = stream.post
                 if other is not None and other is not post and other.count:
                     other.seal()
                     self._wake_all_locked(stream.readers)
+                chunks, skip, read = stream.chunks[:], stream.skip, stream.receive.read
                 try:
-                    taken.append(take(what))
-                finally:
-                    if stream.buffered != before:
-                        count = before - stream.buffered
+                    result = take(what)
+                    count = before - stream.buffered
+                    if count:
                         protocol.consumed(stream, count, lazy=self._reads_on_locked())
+                except BaseException:  # from outside: it is as if nothing had been
+                    stream.chunks, stream.skip, stream.buffered = chunks, skip, before
+                    stream.receive.read = read
+                    raise
+                before_it = (chunks, skip, count)
+                taken.append(result)
                 if stream.wrote:
                     stream.wrote = False
                     if not stream.local:
@@ -195,6 +214,8 @@ class ReadSeat(WriteSeat):
             self._give_up(taken, None, [])
             if post is not None:
                 self._take_back(stream, post)
+            if before_it is not None:
+                self._take_back(stream, Taken(*before_it))
             raise
         if taken:
             return taken[0]
@@ -207,16 +228,25 @@ class ReadSeat(WriteSeat):
     def _filled_locked(self, stream: StreamState, post: Post) -> int:
         """The caller has its memory back: how many bytes are in it."""
         if stream.buffered and not stream.closed and post.count < len(post.view):
-            more = stream.take_into(post.view[post.count :])
-            post.count += more
-            self.protocol.consumed(stream, more, lazy=self._reads_on_locked())
-        count = post.count
-        post.retract(stream)
+            self._fill_locked(stream, post, lazy=self._reads_on_locked())
+        if stream.post is post:
+            stream.post = None  # but its view stays: an exception may yet take the caller away
         if stream.wrote:
             stream.wrote = False
             if not stream.local:
                 self._brevity = 0
-        return count
+        return post.count
+
+    def _fill_locked(self, stream: StreamState, post: Post, *, lazy: bool) -> None:
+        """Move what lies with ``stream`` behind what is in ``post``, all that fits or nothing."""
+        before = (stream.chunks[:], stream.skip, stream.buffered, stream.receive.read)
+        try:
+            count = stream.take_into(post.view[post.count :])
+            self.protocol.consumed(stream, count, lazy=lazy)
+        except BaseException:  # from outside
+            stream.chunks, stream.skip, stream.buffered, stream.receive.read = before
+            raise
+        post.count += count
 
     def _reads_on_locked(self) -> bool:
         """Whether somebody looks at what is in the protocol's ``grants`` before long: we do, in the
@@ -234,23 +264,24 @@ class ReadSeat(WriteSeat):
                 return False
             if post.count:
                 taken.append(self._filled_locked(stream, post))
-            post.retract(stream)
+            else:
+                post.retract(stream)
             return True
 
         return free
 
-    def _take_back(self, stream: StreamState, post: Post) -> None:
+    def _take_back(self, stream: StreamState, post: Post | Taken) -> None:
         """An exception takes the caller away: what is in its memory is for who reads next."""
 
         def free() -> bool:
             if stream.post is post:
                 stream.post = None
-            if post.busy:
+            if isinstance(post, Post) and post.busy:
                 post.recalled = True
                 return False
             self.protocol.give_back(stream, post)
             self._wake_readers_locked(stream)  # another may have looked in vain meanwhile
-            post.retract(stream)
+            post.view.release()
             return True
 
         for _ in range(2):  # for the case that one more exception strikes
@@ -260,6 +291,8 @@ class ReadSeat(WriteSeat):
                 if not done:
                     assert stream.readers is not None
                     self._wait(stream.readers, free, None)
+                if stream.poller is not None:
+                    stream.poller.sync()
                 break
             except BaseException:
                 continue
@@ -312,8 +345,10 @@ class ReadSeat(WriteSeat):
         try:
             while True:
                 with self._lock:
-                    stream = None if self._closing else protocol.accept()
-                    if stream is not None:
+                    if protocol.backlog and not self._closing:
+                        # Known before it is taken, for an exception may strike in between.
+                        stream = next(iter(protocol.backlog.values()))
+                        protocol.accept()
                         stream.acceptor = get_ident()
                         self._held_back = self._held_back and bool(protocol.backlog)
                     over = stream is None and (self.death is not None or self._closing)
@@ -420,9 +455,7 @@ class ReadSeat(WriteSeat):
             if stream is None or post is None or post.ripe:
                 return self._read_buffer
             if stream.buffered:
-                count = stream.take_into(post.view[post.count :])
-                post.count += count
-                protocol.consumed(stream, count, lazy=True)
+                self._fill_locked(stream, post, lazy=True)
             into = post.view[post.count : post.count + left]
             if stream.buffered or not into:
                 self._held = stream
