@@ -7,6 +7,7 @@ every other caller gets: no seat stays taken, nobody waits for ever, nothing is 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import select
 import socket
@@ -20,7 +21,7 @@ import muxado
 
 from .conformance.crew import GUARD, Crew
 from .gates import Gate, polls
-from .interrupts import Between, Interrupt, WithinCalls
+from .interrupts import Between, Interrupt, Twice, WithinCalls
 from .support import Pair, Sessions, threads_of, until
 
 #: Small windows, so that a large write waits for the peer's reader, several times.
@@ -136,6 +137,7 @@ class Scene:
                     rest += stream.recv(len(data))
                 assert rest == data[done:]
                 self.check_window(stream)
+                self.check_descriptor(stream)
             stream.close()
 
         self.afterwards = afterwards
@@ -152,6 +154,7 @@ class Scene:
         state = stream._state
         if state.poller is not None:
             until(lambda: polls(stream, select.POLLIN) == self.engine.readable(state))
+            until(lambda: polls(stream, select.POLLOUT) == self.engine.writable(state))
 
     def soon(self, act: Callable[[], object]) -> None:
         """Do ``act`` in another thread, once the operation is blocked (or over)."""
@@ -420,11 +423,11 @@ def poll(scene: Scene) -> Callable[[], object]:
 
 
 def receive_polled(scene: Scene) -> Callable[[], object]:
-    """Its descriptor is in use, so the reader thread keeps the seat."""
+    """Its descriptor is in use, so the reader thread keeps the seat, and says what is left."""
     stream = scene.session.open()
     stream.fileno()
     scene.soon(lambda: stream.sendall(b"y" * 3000))
-    return scene.reading(stream, b"y" * 3000, lambda: stream.recv(2000))
+    return scene.reading(stream, b"y" * 3000, lambda: stream.recv(4000))
 
 
 def send_polled(scene: Scene) -> Callable[[], object]:
@@ -507,6 +510,12 @@ OPERATIONS: list[Operation] = [
     close_with_bytes_unread,
 ]
 
+#: Of these scenes of their own are made.
+LONG_READS: list[Operation] = [receive_long, receive_long_behind]
+
+#: What others depend on most, for two exceptions.
+TWICE: list[Operation] = [send_large, receive, receive_behind, accept_beside, *LONG_READS]
+
 #: These end the session.
 LAST: list[Operation] = [go_away, drain, close_session, kill_session]
 
@@ -517,17 +526,16 @@ def strike_everywhere(
     operation: Operation,
     kind: Any,
     make: type[Scene] = Scene,
+    first: int = 1,
     stride: int = 1,
 ) -> float:
     """Strike at each place of ``operation`` in turn; the part of them that the session survived.
 
-    With a ``stride`` at every so manieth only.
+    Those are ``stride`` places apart.
     """
     scene = make(sessions, crew)
-    place = tried = lived = 0
-    while True:
-        place += stride
-        tried += 1
+    lived = 0
+    for tried, place in enumerate(itertools.count(first, stride), 1):
         scene.over = threading.Event()
         run = operation(scene)
         striker = kind(place)
@@ -541,16 +549,19 @@ def strike_everywhere(
             scene.afterwards()
             alive = scene.goes_on()
         except BaseException as error:
-            error.args = (f"struck at place {place}: {striker.struck}", *error.args)
+            again = getattr(striker, "again", None)
+            where = f"struck at place {place}: {striker.struck}, then {again}"
+            error.args = (where, *error.args)
             raise
         if striker.struck is None:
-            assert place > 3
+            assert tried > 3
             assert scene.straight != 0, "nothing was read past the parser"
             return lived / tried
         lived += alive
         if not alive:
             scene.leave()
             scene = make(sessions, crew)
+    raise AssertionError
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -562,11 +573,27 @@ def test_at_every_place(sessions: Sessions, crew: Crew, operation: Operation, ki
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", [Between, WithinCalls])
-@pytest.mark.parametrize("operation", [receive_long, receive_long_behind])
+@pytest.mark.parametrize("operation", LONG_READS, ids=lambda operation: operation.__name__)
 def test_at_every_place_of_a_long_read(
     sessions: Sessions, crew: Crew, operation: Operation, kind: Any
 ) -> None:
-    assert strike_everywhere(sessions, crew, operation, kind, LongScene) > 0.25
+    assert strike_everywhere(sessions, crew, operation, kind, LongScene, stride=2) > 0.25
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("later", [1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize("operation", TWICE, ids=lambda operation: operation.__name__)
+def test_twice(sessions: Sessions, crew: Crew, operation: Operation, later: int) -> None:
+    """The second exception strikes what clears up behind the first.
+
+    That is much the same wherever the first has struck, so not every place is tried with each.
+    """
+
+    def kind(place: int) -> Twice:
+        return Twice(place, later)
+
+    make = LongScene if operation in LONG_READS else Scene
+    strike_everywhere(sessions, crew, operation, kind, make, first=later, stride=11)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

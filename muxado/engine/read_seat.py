@@ -113,6 +113,7 @@ class ReadSeat(WriteSeat):
         post: Post | None = None
         #: For an exception: the pieces there were, the start in the first, and what was taken.
         before_it: tuple[list[bytes | bytearray], int, int] | None = None
+        lost: Taken | None = None
 
         def attempt() -> bool:
             if post is not None:
@@ -211,11 +212,13 @@ class ReadSeat(WriteSeat):
             if protocol.urgent:
                 self.push()
         except BaseException:
-            self._give_up(taken, None, [])
-            if post is not None:
-                self._take_back(stream, post)
-            if before_it is not None:
-                self._take_back(stream, Taken(*before_it))
+            try:
+                lost = None if before_it is None else Taken(*before_it)
+                self._give_up_reading(taken, stream, post, lost)
+            except BaseException:
+                if lost is None and before_it is not None:
+                    lost = Taken(*before_it)
+                self._give_up_reading(taken, stream, post, lost)
             raise
         if taken:
             return taken[0]
@@ -270,6 +273,16 @@ class ReadSeat(WriteSeat):
 
         return free
 
+    def _give_up_reading(
+        self, seat: object, stream: StreamState, post: Post | None, lost: Taken | None
+    ) -> None:
+        """An exception takes the caller away, and what it had of ``stream`` is not its own."""
+        self._give_up(seat, None, [])
+        if post is not None:
+            self._take_back(stream, post)
+        if lost is not None:
+            self._take_back(stream, lost)
+
     def _take_back(self, stream: StreamState, post: Post | Taken) -> None:
         """An exception takes the caller away: what is in its memory is for who reads next."""
 
@@ -284,18 +297,14 @@ class ReadSeat(WriteSeat):
             post.view.release()
             return True
 
-        for _ in range(2):  # for the case that one more exception strikes
-            try:
-                with self._lock:
-                    done = free()
-                if not done:
-                    assert stream.readers is not None
-                    self._wait(stream.readers, free, None)
-                if stream.poller is not None:
-                    stream.poller.sync()
-                break
-            except BaseException:
-                continue
+        with self._lock:
+            done = free()
+        if not done:
+            assert stream.readers is not None
+            self._wait(stream.readers, free, None)
+        poller = stream.poller
+        if poller is not None:
+            poller.sync()
 
     def _defers_locked(self, stream: StreamState) -> bool:
         """Whether a caller that has answered leaves the seat to the one who accepts.
@@ -363,10 +372,10 @@ class ReadSeat(WriteSeat):
                 if deadline == 0 or not self._wait(self._acceptors, ready, deadline, reads=True):
                     break
         except BaseException:
-            if stream is not None:
-                with self._lock:
-                    protocol.unaccept(stream)
-            self._give_up(None, None, [])  # the one woken for a stream that another may wait for
+            try:
+                self._give_up_accepting(stream)
+            except BaseException:
+                self._give_up_accepting(stream)
             raise
         if stream is not None:
             return stream
@@ -375,6 +384,13 @@ class ReadSeat(WriteSeat):
                 error = self.session_error_locked()
             raise error
         raise TimeoutError("timed out") if deadline != 0 else os_error(errno.EAGAIN)
+
+    def _give_up_accepting(self, stream: StreamState | None) -> None:
+        """An exception takes away one that was woken for a stream, or has it."""
+        if stream is not None:
+            with self._lock:
+                self.protocol.unaccept(stream)
+        self._give_up(None, None, [])  # another may wait for it
 
     def acceptable(self) -> bool:
         """Whether ``accept()`` has something to say: a stream, or once the end."""

@@ -143,7 +143,10 @@ class WriteSeat(Clock):
             if (seated or left) and stream.poller is not None:
                 stream.poller.sync()
         except BaseException:
-            self._drop_pen()
+            try:
+                self._drop_pen()
+            except BaseException:
+                self._drop_pen()
             raise
         if left:
             return size
@@ -165,7 +168,10 @@ class WriteSeat(Clock):
             self._unsent += data
         except BaseException as error:
             # It may count as sent, and so may the SYN of this and other streams.
-            self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+            try:
+                self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+            except BaseException:
+                self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
             raise
         stream.wrote = True
 
@@ -256,10 +262,9 @@ class WriteSeat(Clock):
                 stream.poller.sync()
         except BaseException:
             try:
-                with self._lock:
-                    self._retire_locked(stream, write)
-            finally:
-                self._drop_pen()
+                self._give_up_writing(stream, write)
+            except BaseException:
+                self._give_up_writing(stream, write)
             raise
         if write.sent == size or (write.sent and not whole):
             return write.sent
@@ -268,6 +273,12 @@ class WriteSeat(Clock):
         if reentered:
             raise RuntimeError(REENTERED)
         raise TimeoutError("timed out")
+
+    def _give_up_writing(self, stream: StreamState, write: Write) -> None:
+        """An exception takes the caller away."""
+        with self._lock:
+            self._retire_locked(stream, write)
+        self._drop_pen()
 
     def _retire_locked(self, stream: StreamState, write: Write) -> None:
         """``write`` is over, whatever came of it: it is another's turn."""
@@ -305,7 +316,10 @@ class WriteSeat(Clock):
                 poller.sync()
         except BaseException:
             if size:
-                self._drop_pen()  # or what was queued might stay
+                try:
+                    self._drop_pen()  # or what was queued might stay
+                except BaseException:
+                    self._drop_pen()
             raise
         if not size:
             raise os_error(errno.EAGAIN)
@@ -346,7 +360,10 @@ class WriteSeat(Clock):
                 self._writing = get_ident()
             self._pump(None, None, 0.0, whole=True)
         except BaseException:
-            self._drop_pen()
+            try:
+                self._drop_pen()
+            except BaseException:
+                self._drop_pen()
             raise
 
     def _owed_locked(self) -> bool:
