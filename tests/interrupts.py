@@ -47,7 +47,7 @@ def places(code: CodeType) -> Places:
     """
     stops: set[int] = set()
     jumps: dict[int, int] = {}
-    guarded = _guards(code)
+    guarded = guards(code)
     instructions = list(dis.get_instructions(code))
     names = {each.offset: each.opname for each in instructions}
     for before, here in itertools.pairwise(instructions):
@@ -83,7 +83,7 @@ def _checks(jump: dis.Instruction) -> bool:
     return name in {"JUMP_ABSOLUTE", "POP_JUMP_IF_FALSE", "POP_JUMP_IF_TRUE"}  # forward too
 
 
-def _guards(code: CodeType) -> Callable[[int], object]:
+def guards(code: CodeType) -> Callable[[int], object]:
     """A function that tells which handler guards an offset."""
     parse = getattr(dis, "_parse_exception_table", None)
     if parse is None:  # before 3.11 that was not a matter of the offset

@@ -580,13 +580,18 @@ class WriteSeat(Clock):
             ):
                 return  # nothing to pass on, as a rule
             self._pass_pen_locked()
-            starved = None
-            if self._starved and self._room_locked():
-                starved = [stream.poller for stream in self._starved if stream.poller is not None]
-                self._starved.clear()
+            starved = self._fed_locked() if self._starved and self._room_locked() else None
         if starved:
             for poller in starved:
                 poller.sync()
+
+    def _fed_locked(self) -> list[Poller]:
+        """The descriptors that are to say that there is room again."""
+        # In a function of its own: CPython 3.13 lets an exception that strikes as this goes back
+        # pass by what guards it, here the lock's release.
+        pollers = [stream.poller for stream in self._starved if stream.poller is not None]
+        self._starved.clear()
+        return pollers
 
     # Leaving it.
 
