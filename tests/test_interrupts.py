@@ -47,6 +47,7 @@ class Scene:
         self.probe = self.session.open()
         self.probe.settimeout(GUARD)
         self.over = threading.Event()  # the operation is
+        self.reader: muxado.Stream | None = None  # whose call the operation is, if it reads
         self.afterwards: Callable[[], object] = int
         crew.start(self._serve)
         self.check()
@@ -116,6 +117,7 @@ class Scene:
         later strikes as if the call had returned.
         """
         stream.settimeout(GUARD)
+        self.reader = stream
         read, done = self.engine.read, 0
 
         def counting(*args: Any, **options: Any) -> Any:
@@ -187,16 +189,22 @@ class LongScene(Scene):
         self.engine.protocol.taken = counting  # type: ignore[method-assign]
 
     def _send_pieces(self, buffers: Any) -> int:
-        """A piece of a long frame, once all before it has been read."""
+        """A piece of a long frame, once all before it was read and its reader waits for more."""
         data = b"".join(buffers)
         if len(data) <= 5000:
             return self._send(buffers)
         engine, server = self.engine, self.server._engine
         until(lambda: engine._received == server._sent or engine.death or server.death)
+        until(lambda: self.over.is_set() or self.waits() or engine.death)
         left = len(data)
         # The first ends in mid-frame, the second leaves enough of it to be read straight.
         size = 1000 if left > len(LONG) else 30_000 if left > len(LONG) - 1000 else left
         return self._send([data[:size]])
+
+    def waits(self) -> bool:
+        """Whether memory of the one who reads can be filled."""
+        post = None if self.reader is None else self.reader._state.post
+        return post is not None and not post.ripe
 
 
 #: Makes what the operation needs and returns the operation itself, to be interrupted.
