@@ -809,14 +809,16 @@ class Protocol:
         """The same, but for those that were closed after the end of the session."""
         return sum([not stream.closed for stream in self.streams.values()]) - len(self.services)
 
-    def accept(self) -> StreamState | None:
-        """The next stream the peer opened, if one waits."""
+    def accept(self, acceptor: int = 0) -> StreamState | None:
+        """The next stream the peer opened, if one waits; for the thread ``acceptor``."""
         if not self.backlog:
             return None
-        _, stream = self.backlog.popitem(last=False)
-        self.accepted += 1
-        stream.accepted = True
+        stream = next(iter(self.backlog.values()))
         self.last_accepted = max(self.last_accepted, stream.id)
+        # From here on with no call, behind which an exception from outside could strike.
+        del self.backlog[stream.id]
+        self.accepted += 1
+        stream.accepted, stream.acceptor = True, acceptor
         return stream
 
     def prioritise(self, stream: StreamState, priority: int) -> None:
@@ -845,8 +847,10 @@ class Protocol:
                 del self.levels[stream.priority]
             self.mixed = len(self.levels) > 1
 
-    def unaccept(self, stream: StreamState) -> None:
-        """Whoever accepted ``stream`` never got it: it is the next one again."""
+    def unaccept(self, stream: StreamState, acceptor: int) -> None:
+        """``acceptor``, if it has accepted ``stream``, never got it: it is the next one again."""
+        if not stream.accepted or stream.acceptor != acceptor:
+            return
         if not stream.closed and self.streams.get(stream.id) is stream:
             self.backlog[stream.id] = stream
             self.backlog.move_to_end(stream.id, last=False)

@@ -37,8 +37,9 @@ class Readiness:
             end.setblocking(False)
         # The least the kernel allows: stuffing it should take few bytes.
         self._outer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
-        self._readable = False  # guarded by _lock
-        self._stuffed = False  # guarded by _lock
+        #: Guarded by _lock: what the descriptor says, ``None`` where that is not known.
+        self._readable: bool | None = False
+        self._stuffed: bool | None = False
         self._open = True  # guarded by _lock
 
     def fileno(self) -> int:
@@ -53,16 +54,20 @@ class Readiness:
                 return
             readable = self._is_readable()
             stuffed = self._is_writable is not None and not self._is_writable()
-            if readable and not self._readable:
-                self._inner.send(b"\0")
-            elif self._readable and not readable:
-                self._outer.recv(1)
-            self._readable = readable
+            # Unknown meanwhile: an exception of a signal's handler may strike.
+            was, self._readable = self._readable, None
             with contextlib.suppress(BlockingIOError):
-                if stuffed and not self._stuffed:
+                if readable and not was:
+                    self._inner.send(b"\0")
+                elif not readable and was is not False:
+                    self._outer.recv(64)
+            self._readable = readable
+            was, self._stuffed = self._stuffed, None
+            with contextlib.suppress(BlockingIOError):
+                if stuffed and not was:
                     while True:
                         self._outer.send(b"\0" * 256)
-                elif self._stuffed and not stuffed:
+                elif not stuffed and was is not False:
                     while True:
                         self._inner.recv(65536)
             self._stuffed = stuffed

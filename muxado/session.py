@@ -121,8 +121,8 @@ class Session:
         """
         timeout = self._timeout
         deadline = time.monotonic() + timeout if timeout else timeout
-        state = self._engine.accept(deadline)
-        return self._stream(state), self.getpeername()
+        address = self.getpeername()  # before: an exception behind accept() would cost the stream
+        return self._stream(self._engine.accept(deadline)), address
 
     def __iter__(self) -> Iterator[Stream]:
         """Yield the peer's streams as they come, until the session ends."""

@@ -381,7 +381,11 @@ class Secure(Polled):
         while True:
             with self._lock:
                 try:
-                    while done < room:  # a read returns one record at most
+                    # A read returns one record at most. Not `while done < room`: CPython 3.13
+                    # lets an exception that strikes as that goes back pass by what guards it.
+                    while True:
+                        if done >= room:
+                            break
                         part = self._tls.read(room - done, into[done:])
                         if not part:
                             return done  # close_notify, if nothing came before it
@@ -475,7 +479,9 @@ class Locked(Polled):
         with self._lock:
             done = 0
             try:
-                while done < len(into):
+                while True:  # not `while done < len(into)`: see Secure.recv_into()
+                    if done >= len(into):
+                        break
                     count = self._tls.recv_into(into[done:])
                     if not count:
                         break

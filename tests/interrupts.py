@@ -15,40 +15,75 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import muxado
 
 HERE = os.path.dirname(muxado.__file__) + os.sep
+
+#: CPython 3.10 runs no handler where one of these comes next.
+_UNDISTURBED = {"SETUP_FINALLY", "SETUP_WITH", "BEFORE_ASYNC_WITH", "YIELD_FROM"}
 
 
 class Interrupt(BaseException):
     """What the handler raises."""
 
 
+class Places(NamedTuple):
+    """Where in a function's code a handler may run, but for its first instruction."""
+
+    #: Offsets of the instructions before which one may have run, wherever they were come from.
+    stops: frozenset[int]
+    #: And where it may only for having jumped there: offsets of jumps, and where to.
+    jumps: dict[int, int]
+
+
 @cache
-def places(code: CodeType) -> frozenset[int]:
-    """Offsets of the instructions before which a handler may have run, but for the first.
+def places(code: CodeType) -> Places:
+    """The places of ``code``.
 
     Where an instruction behind a call is not guarded as the call is, an exception raised before
     it would not be the same as one out of the call; `WithinCalls` strikes there.
     """
-    found = set()
-    guarded = _guards(code)
+    stops: set[int] = set()
+    jumps: dict[int, int] = {}
+    guarded = guards(code)
     instructions = list(dis.get_instructions(code))
+    names = {each.offset: each.opname for each in instructions}
     for before, here in itertools.pairwise(instructions):
         called = before.opname.startswith("CALL") and "INTRINSIC" not in before.opname
+        if called and here.opname in _UNDISTURBED:
+            continue
         if called and guarded(before.offset) == guarded(here.offset):
-            found.add(here.offset)
+            stops.add(here.offset)
+    prefixes: list[int] = []
     for here in instructions:
-        backward = here.opname.startswith("JUMP_BACKWARD")
-        absolute = here.opname == "JUMP_ABSOLUTE" and here.argval <= here.offset
-        if (backward and "NO_INTERRUPT" not in here.opname) or absolute:
-            found.add(here.offset)
-    return frozenset(found)
+        prefixes.append(here.offset)
+        if here.opname == "EXTENDED_ARG":
+            continue
+        if _checks(here) and names[here.argval] not in _UNDISTURBED:
+            # What guards it is found by the instruction before the one that comes next: since
+            # 3.13, where the check comes before the jump, by the jump.
+            behind = here.offset if sys.version_info >= (3, 13) else here.argval - 2
+            if guarded(behind) == guarded(here.argval):
+                # A trace function is told of a jump's prefixes, of the jump, or of both.
+                jumps.update(dict.fromkeys(prefixes, here.argval))
+            elif sys.version_info >= (3, 13):
+                stops.add(here.offset)
+        prefixes = []
+    return Places(frozenset(stops), jumps)
 
 
-def _guards(code: CodeType) -> Callable[[int], object]:
+def _checks(jump: dis.Instruction) -> bool:
+    """Whether handlers may run where ``jump`` is taken."""
+    name = jump.opname
+    if sys.version_info >= (3, 11):
+        # POP_JUMP_BACKWARD_IF_TRUE and its like are 3.11's: later ones go back by JUMP_BACKWARD.
+        return "JUMP_BACKWARD" in name and "NO_INTERRUPT" not in name
+    return name in {"JUMP_ABSOLUTE", "POP_JUMP_IF_FALSE", "POP_JUMP_IF_TRUE"}  # forward too
+
+
+def guards(code: CodeType) -> Callable[[int], object]:
     """A function that tells which handler guards an offset."""
     parse = getattr(dis, "_parse_exception_table", None)
     if parse is None:  # before 3.11 that was not a matter of the offset
@@ -93,6 +128,8 @@ class Between(_Striker):
 
     def __enter__(self) -> Between:
         self._before = sys.gettrace()
+        # Since 3.12 a thread is traced by opcodes only where any frame was to be before this.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(self._trace)
         return self
 
@@ -103,15 +140,20 @@ class Between(_Striker):
         code = frame.f_code
         if not code.co_filename.startswith(HERE) or self.struck:
             return None
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        stops = places(code)
+        stops, jumps = places(code)
+        before = -1  # the last instruction of this frame
 
         def trace(frame: FrameType, event: str, arg: Any) -> Any:
-            if event == "opcode" and frame.f_lasti in stops and not self.struck:
-                self._come(frame)
+            nonlocal before
+            if event == "opcode":
+                last, before = before, frame.f_lasti
+                if (before in stops or jumps.get(last) == before) and not self.struck:
+                    self._come(frame)
             return trace
 
+        frame.f_trace = trace  # first: since 3.13 it has no effect to ask for opcodes before
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
         self._come(frame)
         return trace
 
@@ -130,3 +172,36 @@ class WithinCalls(_Striker):
     def _profile(self, frame: FrameType, event: str, arg: Any) -> None:
         if event == "c_return" and not self.struck and frame.f_code.co_filename.startswith(HERE):
             self._come(frame)
+
+
+class Twice(Between):
+    """Strikes as `Between` does, and again so many places later, in what clears up behind that.
+
+    A trace function that has raised is not called again. The second strike is a profile
+    function's: where a function begins, and where one written in C has returned.
+    """
+
+    def __init__(self, place: int, later: int) -> None:
+        super().__init__(place)
+        self._later = later
+        self.again: str | None = None
+
+    def __enter__(self) -> Twice:
+        self._profiled = sys.getprofile()
+        sys.setprofile(self._profile)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        sys.setprofile(self._profiled)
+
+    def _profile(self, frame: FrameType, event: str, arg: Any) -> None:
+        if not self.struck or self.again or event not in ("call", "c_return"):
+            return
+        if frame.f_code.co_filename.startswith(HERE) and not _in_a_finalizer(frame):
+            self._later -= 1
+            if self._later <= 0:
+                name = getattr(frame.f_code, "co_qualname", frame.f_code.co_name)
+                self.again = f"{name}, line {frame.f_lineno}"
+                raise Interrupt(self.again)

@@ -7,35 +7,47 @@ every other caller gets: no seat stays taken, nobody waits for ever, nothing is 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import random
+import select
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 import muxado
 
 from .conformance.crew import GUARD, Crew
-from .gates import Gate
-from .interrupts import Between, Interrupt, WithinCalls
+from .gates import Gate, polls
+from .interrupts import Between, Interrupt, Twice, WithinCalls
 from .support import Pair, Sessions, threads_of, until
 
 #: Small windows, so that a large write waits for the peer's reader, several times.
 OPTIONS: dict[str, Any] = {"window": 4096, "heartbeat_interval": None, "linger": 0.2}
 
 
+#: What comes in one long frame.
+LONG = random.Random(1).randbytes(120_000)
+
+
 class Scene:
     """A pair of sessions whose server echoes, and what an operation needs."""
 
+    options: ClassVar[dict[str, Any]] = OPTIONS
+    #: Reads past the parser, where they are counted.
+    straight: int | None = None
+
     def __init__(self, sessions: Sessions, crew: Crew) -> None:
-        self.pair: Pair = sessions.socketpair(**OPTIONS)
+        self.pair: Pair = sessions.socketpair(**self.options)
         self.session, self.server = self.pair
         self.crew = crew
         self.engine = self.session._engine
         self.probe = self.session.open()
         self.probe.settimeout(GUARD)
         self.over = threading.Event()  # the operation is
+        self.reader: muxado.Stream | None = None  # whose call the operation is, if it reads
         self.afterwards: Callable[[], object] = int
         crew.start(self._serve)
         self.check()
@@ -46,6 +58,11 @@ class Scene:
                 while data := stream.recv(65536):
                     if data == b"open":
                         self.server.open().sendall(b"opened")
+                    elif data == b"open two":
+                        for _ in range(2):
+                            self.server.open().sendall(b"opened")
+                    elif data == b"long":
+                        stream.sendall(LONG)
                     else:
                         stream.sendall(data)
 
@@ -91,16 +108,103 @@ class Scene:
                 and not engine._flushers
             )
 
+    def reading(
+        self, stream: muxado.Stream, data: bytes, call: Callable[[], object]
+    ) -> Callable[[], object]:
+        """``call``, which is to read some of the ``data`` that comes.
+
+        Afterwards the rest must come next: all but what the engine had returned, for what strikes
+        later strikes as if the call had returned.
+        """
+        stream.settimeout(GUARD)
+        self.reader = stream
+        read, done = self.engine.read, 0
+
+        def counting(*args: Any, **options: Any) -> Any:
+            nonlocal done
+            result: Any = read(*args, **options)
+            done += result if isinstance(result, int) else len(result)
+            return result
+
+        def run() -> None:
+            self.engine.read = counting  # type: ignore[method-assign]
+            call()
+
+        def afterwards() -> None:
+            self.engine.read = read  # type: ignore[method-assign]
+            self.check_descriptor(stream)
+            with contextlib.suppress(muxado.SessionClosed):
+                rest = b""
+                while len(rest) < len(data) - done:
+                    rest += stream.recv(len(data))
+                assert rest == data[done:]
+                self.check_window(stream)
+                self.check_descriptor(stream)
+            stream.close()
+
+        self.afterwards = afterwards
+        return run
+
+    def check_window(self, stream: muxado.Stream) -> None:
+        """What the peer may send and what was read make up the window of one that sends no more."""
+        window = stream._state.receive
+        with self.engine._lock:
+            assert window.left + stream._state.buffered + window.read == window.size
+
+    def check_descriptor(self, stream: muxado.Stream) -> None:
+        """It says what is, if there is one."""
+        state = stream._state
+        if state.poller is not None:
+            until(lambda: polls(stream, select.POLLIN) == self.engine.readable(state))
+            until(lambda: polls(stream, select.POLLOUT) == self.engine.writable(state))
+
     def soon(self, act: Callable[[], object]) -> None:
         """Do ``act`` in another thread, once the operation is blocked (or over)."""
         over = self.over
 
         def wait() -> None:
-            with contextlib.suppress(muxado.Error):
+            with contextlib.suppress(OSError):
                 until(lambda: over.is_set() or self.engine.blocked())
                 act()
 
         self.crew.start(wait)
+
+
+class LongScene(Scene):
+    """One whose windows are large, and whose server's long frames come in pieces."""
+
+    options: ClassVar[dict[str, Any]] = {**OPTIONS, "window": 2**20}
+
+    def __init__(self, sessions: Sessions, crew: Crew) -> None:
+        super().__init__(sessions, crew)
+        server, self._send = self.server._engine, self.server._engine.transport.send
+        server.transport.send = self._send_pieces  # type: ignore[method-assign]
+        self.straight = 0
+        taken = self.engine.protocol.taken
+
+        def counting(stream: Any, count: int) -> bool:
+            self.straight = (self.straight or 0) + 1
+            return taken(stream, count)
+
+        self.engine.protocol.taken = counting  # type: ignore[method-assign]
+
+    def _send_pieces(self, buffers: Any) -> int:
+        """A piece of a long frame, once all before it was read and its reader waits for more."""
+        data = b"".join(buffers)
+        if len(data) <= 5000:
+            return self._send(buffers)
+        engine, server = self.engine, self.server._engine
+        until(lambda: engine._received == server._sent or engine.death or server.death)
+        until(lambda: self.over.is_set() or self.waits() or engine.death)
+        left = len(data)
+        # The first ends in mid-frame, the second leaves enough of it to be read straight.
+        size = 1000 if left > len(LONG) else 30_000 if left > len(LONG) - 1000 else left
+        return self._send([data[:size]])
+
+    def waits(self) -> bool:
+        """Whether memory of the one who reads can be filled."""
+        post = None if self.reader is None else self.reader._state.post
+        return post is not None and not post.ripe
 
 
 #: Makes what the operation needs and returns the operation itself, to be interrupted.
@@ -115,14 +219,17 @@ def send_small(scene: Scene) -> Callable[[], object]:
 def send_large(scene: Scene) -> Callable[[], object]:
     """More than its window: it waits for the peer, reading meanwhile."""
     stream = scene.session.open()
+    scene.afterwards = stream.reset
+    return send_large_on(scene, stream)
 
+
+def send_large_on(scene: Scene, stream: muxado.Stream) -> Callable[[], object]:
     def read() -> None:
         with contextlib.suppress(OSError):
             while stream.recv(65536):
                 pass
 
     scene.crew.start(read)
-    scene.afterwards = stream.reset
     return lambda: stream.sendall(bytes(9000))
 
 
@@ -172,18 +279,57 @@ def _behind_a_writer(scene: Scene, *, blocking: bool) -> Callable[[], object]:
 
 def receive_what_waits(scene: Scene) -> Callable[[], object]:
     stream = scene.session.open()
-    stream.settimeout(GUARD)
-    stream.sendall(b"x" * 10)
-    until(lambda: stream._state.buffered)
-    return lambda: stream.recv(3)
+    stream.sendall(b"0123456789")
+    until(lambda: stream._state.buffered == 10)
+    return scene.reading(stream, b"0123456789", lambda: stream.recv(3))
 
 
 def receive(scene: Scene) -> Callable[[], object]:
     """It waits, and reads the connection itself."""
     stream = scene.session.open()
-    stream.settimeout(GUARD)
-    scene.soon(lambda: stream.sendall(b"y" * 3000))
-    return lambda: stream.recv(4000)
+    scene.soon(lambda: stream.sendall(LONG[:3000]))
+    return scene.reading(stream, LONG[:3000], lambda: stream.recv(4000))
+
+
+def receive_long(scene: Scene) -> Callable[[], object]:
+    """It reads long frames into its own memory."""
+    stream = scene.session.open()
+    scene.soon(lambda: stream.sendall(b"long"))
+    return scene.reading(stream, LONG, lambda: read_into(stream))
+
+
+def receive_long_behind(scene: Scene) -> Callable[[], object]:
+    """Another does so for it."""
+    leading, stream = scene.session.open(), scene.session.open()
+    leader = scene.crew.start(leading.recv, 1)
+    until(lambda: scene.engine.blocked() == 1)
+
+    def act() -> None:
+        until(lambda: scene.over.is_set() or scene.engine.blocked() == 2)
+        stream.sendall(b"long")
+
+    scene.soon(act)
+    run = scene.reading(stream, LONG, lambda: read_into(stream))
+    rest = scene.afterwards
+
+    def afterwards() -> None:
+        rest()
+        leader.taken = True
+        with contextlib.suppress(muxado.SessionClosed):
+            leading.sendall(b"z")
+            assert leader.result() == b"z"
+            leading.close()
+
+    scene.afterwards = afterwards
+    return run
+
+
+def read_into(stream: muxado.Stream) -> None:
+    memory = bytearray(len(LONG))
+    with memoryview(memory) as view:
+        done = 0
+        while done < len(LONG):
+            done += stream.recv_into(view[done:])
 
 
 def receive_behind(scene: Scene) -> Callable[[], object]:
@@ -216,6 +362,43 @@ def accept(scene: Scene) -> Callable[[], object]:
     return scene.session.accept
 
 
+def accept_beside(scene: Scene) -> Callable[[], object]:
+    """Another waits for a stream too, and two come; neither is lost."""
+    scene.session.settimeout(GUARD)
+    asking = scene.session.open()
+    beside = scene.crew.start(scene.session.accept)
+    beside.taken = True
+    until(lambda: scene.engine.blocked() == 1)
+    accept, got = scene.engine.accept, []
+
+    def counting(deadline: float | None) -> Any:
+        got.append(accept(deadline))
+        return got[-1]
+
+    def run() -> None:
+        scene.engine.accept = counting  # type: ignore[method-assign]
+        scene.session.accept()[0].close()
+
+    def act() -> None:
+        until(lambda: scene.over.is_set() or scene.engine.blocked() == 2)
+        asking.sendall(b"open two")
+
+    def afterwards() -> None:
+        scene.engine.accept = accept  # type: ignore[method-assign]
+        with contextlib.suppress(muxado.SessionClosed):
+            accepted = [beside.result()[0]]
+            if not got:
+                accepted.append(scene.session.accept()[0])
+            for stream in accepted:
+                stream.settimeout(GUARD)
+                assert stream.recv(10) == b"opened"
+                stream.close()
+
+    scene.soon(act)
+    scene.afterwards = afterwards
+    return run
+
+
 def open_and_close(scene: Scene) -> Callable[[], object]:
     def run() -> None:
         with scene.session.open():
@@ -245,6 +428,28 @@ def poll(scene: Scene) -> Callable[[], object]:
         stream.close()
 
     return run
+
+
+def receive_polled(scene: Scene) -> Callable[[], object]:
+    """Its descriptor is in use, so the reader thread keeps the seat, and says what is left."""
+    stream = scene.session.open()
+    stream.fileno()
+    scene.soon(lambda: stream.sendall(b"y" * 3000))
+    return scene.reading(stream, b"y" * 3000, lambda: stream.recv(4000))
+
+
+def send_polled(scene: Scene) -> Callable[[], object]:
+    stream = scene.session.open()
+    stream.fileno()
+    read_on = send_large_on(scene, stream)
+
+    def afterwards() -> None:
+        scene.check_descriptor(stream)
+        stream.reset()
+        stream.close()
+
+    scene.afterwards = afterwards
+    return read_on
 
 
 def half_close(scene: Scene) -> Callable[[], object]:
@@ -301,7 +506,10 @@ OPERATIONS: list[Operation] = [
     receive_what_waits,
     receive,
     receive_behind,
+    receive_polled,
+    send_polled,
     accept,
+    accept_beside,
     open_and_close,
     time_out,
     poll,
@@ -310,16 +518,32 @@ OPERATIONS: list[Operation] = [
     close_with_bytes_unread,
 ]
 
+#: Of these scenes of their own are made.
+LONG_READS: list[Operation] = [receive_long, receive_long_behind]
+
+#: What others depend on most, for two exceptions.
+TWICE: list[Operation] = [send_large, receive, receive_behind, accept_beside, *LONG_READS]
+
 #: These end the session.
 LAST: list[Operation] = [go_away, drain, close_session, kill_session]
 
 
-def strike_everywhere(sessions: Sessions, crew: Crew, operation: Operation, kind: Any) -> float:
-    """Strike at each place of ``operation`` in turn; the part of them that the session survived."""
-    scene = Scene(sessions, crew)
-    place = lived = 0
-    while True:
-        place += 1
+def strike_everywhere(
+    sessions: Sessions,
+    crew: Crew,
+    operation: Operation,
+    kind: Any,
+    make: type[Scene] = Scene,
+    first: int = 1,
+    stride: int = 1,
+) -> float:
+    """Strike at each place of ``operation`` in turn; the part of them that the session survived.
+
+    Those are ``stride`` places apart.
+    """
+    scene = make(sessions, crew)
+    lived = 0
+    for tried, place in enumerate(itertools.count(first, stride), 1):
         scene.over = threading.Event()
         run = operation(scene)
         striker = kind(place)
@@ -333,15 +557,19 @@ def strike_everywhere(sessions: Sessions, crew: Crew, operation: Operation, kind
             scene.afterwards()
             alive = scene.goes_on()
         except BaseException as error:
-            error.args = (f"struck at place {place}: {striker.struck}", *error.args)
+            again = getattr(striker, "again", None)
+            where = f"struck at place {place}: {striker.struck}, then {again}"
+            error.args = (where, *error.args)
             raise
         if striker.struck is None:
-            assert place > 3
-            return lived / place
+            assert tried > 3
+            assert scene.straight != 0, "nothing was read past the parser"
+            return lived / tried
         lived += alive
         if not alive:
             scene.leave()
-            scene = Scene(sessions, crew)
+            scene = make(sessions, crew)
+    raise AssertionError
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -349,6 +577,31 @@ def strike_everywhere(sessions: Sessions, crew: Crew, operation: Operation, kind
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_at_every_place(sessions: Sessions, crew: Crew, operation: Operation, kind: Any) -> None:
     assert strike_everywhere(sessions, crew, operation, kind) > 0.25
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("kind", [Between, WithinCalls])
+@pytest.mark.parametrize("operation", LONG_READS, ids=lambda operation: operation.__name__)
+def test_at_every_place_of_a_long_read(
+    sessions: Sessions, crew: Crew, operation: Operation, kind: Any
+) -> None:
+    assert strike_everywhere(sessions, crew, operation, kind, LongScene, stride=2) > 0.25
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("later", [1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize("operation", TWICE, ids=lambda operation: operation.__name__)
+def test_twice(sessions: Sessions, crew: Crew, operation: Operation, later: int) -> None:
+    """The second exception strikes what clears up behind the first.
+
+    That is much the same wherever the first has struck, so not every place is tried with each.
+    """
+
+    def kind(place: int) -> Twice:
+        return Twice(place, later)
+
+    make = LongScene if operation in LONG_READS else Scene
+    strike_everywhere(sessions, crew, operation, kind, make, first=later, stride=11)
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -37,6 +37,18 @@ class TestThePeerOpens:
         assert end.protocol.streams == {s.id: s for s in streams}
         assert end.quiet()
 
+    def test_who_never_got_a_stream_gives_back_only_what_was_its_own(self) -> None:
+        end = End()
+        end.feed(syn(3), syn(5))
+        first = end.protocol.accept(7)
+        assert first is not None
+        end.protocol.unaccept(first, 8)
+        assert (first.accepted, end.protocol.accepted) == (True, 1)
+        end.protocol.unaccept(first, 7)
+        end.protocol.unaccept(first, 7)
+        assert (first.accepted, end.protocol.accepted) == (False, 0)
+        assert end.protocol.accept(9) is first, "it is the next one again"
+
     def test_it_is_said_when_one_arrived(self) -> None:
         end = End()
         assert not end.protocol.arrived

@@ -170,7 +170,10 @@ class Engine(Dropped):
                     self._give_ride_locked()
         except BaseException:
             if stream is not None:  # an exception from outside: nobody will have it
-                self.drop(stream)
+                try:
+                    self.drop(stream)
+                except BaseException:
+                    self.drop(stream)
             raise
         if stream is None:
             raise error
@@ -190,7 +193,10 @@ class Engine(Dropped):
                 self._wake_all_locked(stream.writers)
             self.push()
         except BaseException:
-            self._give_up(None, None, [])
+            try:
+                self._give_up(None, None, [])
+            except BaseException:
+                self._give_up(None, None, [])
             raise
 
     def hush(self, stream: StreamState) -> None:
@@ -203,7 +209,10 @@ class Engine(Dropped):
                 poller = stream.poller
             self._follow_up(None if poller is None else [poller])
         except BaseException:
-            self._give_up(None, None, [])
+            try:
+                self._give_up(None, None, [])
+            except BaseException:
+                self._give_up(None, None, [])
             raise
 
     def _check_may_shut(self, stream: StreamState) -> None:
@@ -244,9 +253,16 @@ class Engine(Dropped):
                 self._replace_locked(stream)
             self._follow_up(pollers)
         except BaseException:
-            self.drop(stream)  # an exception from outside: it is closed all the same
-            self._give_up(None, None, [])
+            try:
+                self._give_up_stream(stream)
+            except BaseException:
+                self._give_up_stream(stream)
             raise
+
+    def _give_up_stream(self, stream: StreamState) -> None:
+        """An exception from outside: it is closed all the same."""
+        self.drop(stream)
+        self._give_up(None, None, [])
 
     def reset(self, stream: StreamState, code: int) -> None:
         """RST: both directions end at once."""
@@ -258,10 +274,17 @@ class Engine(Dropped):
                 pollers = self._announce_locked()
             self._follow_up(pollers)
         except BaseException:
-            with self._lock:
-                self.protocol.reset(stream, code)  # if that was cut short
-            self._give_up(None, None, [])
+            try:
+                self._reset_again(stream, code)
+            except BaseException:
+                self._reset_again(stream, code)
             raise
+
+    def _reset_again(self, stream: StreamState, code: int) -> None:
+        """An exception may have cut it short."""
+        with self._lock:
+            self.protocol.reset(stream, code)
+        self._give_up(None, None, [])
 
     def prioritise(self, stream: StreamState, priority: int) -> None:
         """Give ``stream`` another place among those that have something to send."""
@@ -269,7 +292,10 @@ class Engine(Dropped):
             with self._lock:
                 self.protocol.prioritise(stream, priority)
         except BaseException:  # from outside: its sender may have to put it there again
-            self._give_up(None, None, [])
+            try:
+                self._give_up(None, None, [])
+            except BaseException:
+                self._give_up(None, None, [])
             raise
 
     def pin(self, stream: StreamState | None, poller: P) -> P:
@@ -351,7 +377,10 @@ class Engine(Dropped):
                 self._die(ErrorCode.NO_ERROR, None, b"")
             self._await_end(deadline)
         except BaseException:
-            self.abandon()  # an exception from outside: it is closed all the same
+            try:
+                self.abandon()  # an exception from outside: it is closed all the same
+            except BaseException:
+                self.abandon()
             raise
 
     def _flushed_for_good_locked(self) -> bool:
@@ -385,7 +414,10 @@ class Engine(Dropped):
                 self.transport.shutdown()
             self._await_end(time.monotonic())
         except BaseException:
-            self.abandon()
+            try:
+                self.abandon()
+            except BaseException:
+                self.abandon()
             raise
 
     def _await_end(self, deadline: float) -> None:

@@ -69,12 +69,18 @@ class Dropped(ReadSeat):
                 try:
                     self._take_up_locked()
                 except BaseException as error:  # from outside: something may have got lost
-                    self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+                    try:
+                        self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+                    except BaseException:
+                        self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
                     raise
                 pollers = self._announce_locked()
             self._follow_up(pollers)
         except BaseException:
-            self._give_up(None, None, [])
+            try:
+                self._give_up(None, None, [])
+            except BaseException:
+                self._give_up(None, None, [])
             raise
 
     def _collect_locked(self) -> list[Poller] | None:

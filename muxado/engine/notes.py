@@ -62,7 +62,9 @@ class Notes:
 
     def _say(self) -> None:
         with self._saying:
-            while self._notes:
+            while True:  # not `while self._notes`: see Secure.recv_into()
+                if not self._notes:
+                    break
                 logger, text, args = self._notes.popleft()
                 with contextlib.suppress(Exception):  # a filter's fault is not the session's
                     logger.debug(text, *args)

@@ -78,6 +78,16 @@ class Post:
         self.view.release()
 
 
+class Taken:
+    """Bytes that a caller has taken from its stream and may not live to return."""
+
+    __slots__ = ("count", "view")
+
+    def __init__(self, chunks: list[bytes | bytearray], skip: int, count: int) -> None:
+        self.view = memoryview(b"".join(chunks))[skip:]
+        self.count = count
+
+
 class ReadSeat(WriteSeat):
     """Everything that receives."""
 
@@ -106,6 +116,9 @@ class ReadSeat(WriteSeat):
         protocol = self.protocol
         taken: list[T] = []
         post: Post | None = None
+        #: For an exception: the pieces there were, the start in the first, and what was taken.
+        before_it: tuple[list[bytes | bytearray], int, int] | None = None
+        lost: Taken | None = None
 
         def attempt() -> bool:
             if post is not None:
@@ -123,18 +136,25 @@ class ReadSeat(WriteSeat):
             return done
 
         def look() -> bool:
+            nonlocal before_it
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
                 other: Post | None = stream.post
                 if other is not None and other is not post and other.count:
                     other.seal()
                     self._wake_all_locked(stream.readers)
+                chunks, skip, read = stream.chunks[:], stream.skip, stream.receive.read
                 try:
-                    taken.append(take(what))
-                finally:
-                    if stream.buffered != before:
-                        count = before - stream.buffered
+                    result = take(what)
+                    count = before - stream.buffered
+                    if count:
                         protocol.consumed(stream, count, lazy=self._reads_on_locked())
+                except BaseException:  # from outside: it is as if nothing had been
+                    stream.chunks, stream.skip, stream.buffered = chunks, skip, before
+                    stream.receive.read = read
+                    raise
+                before_it = (chunks, skip, count)
+                taken.append(result)
                 if stream.wrote:
                     stream.wrote = False
                     if not stream.local:
@@ -200,9 +220,13 @@ class ReadSeat(WriteSeat):
             if protocol.urgent:
                 self.push()
         except BaseException:
-            self._give_up(taken, None, [])
-            if post is not None:
-                self._take_back(stream, post)
+            try:
+                lost = None if before_it is None else Taken(*before_it)
+                self._give_up_reading(taken, stream, post, lost)
+            except BaseException:
+                if lost is None and before_it is not None:
+                    lost = Taken(*before_it)
+                self._give_up_reading(taken, stream, post, lost)
             raise
         if taken:
             return taken[0]
@@ -215,16 +239,25 @@ class ReadSeat(WriteSeat):
     def _filled_locked(self, stream: StreamState, post: Post) -> int:
         """The caller has its memory back: how many bytes are in it."""
         if stream.buffered and not stream.closed and post.count < len(post.view):
-            more = stream.take_into(post.view[post.count :])
-            post.count += more
-            self.protocol.consumed(stream, more, lazy=self._reads_on_locked())
-        count = post.count
-        post.retract(stream)
+            self._fill_locked(stream, post, lazy=self._reads_on_locked())
+        if stream.post is post:
+            stream.post = None  # but its view stays: an exception may yet take the caller away
         if stream.wrote:
             stream.wrote = False
             if not stream.local:
                 self._brevity = 0
-        return count
+        return post.count
+
+    def _fill_locked(self, stream: StreamState, post: Post, *, lazy: bool) -> None:
+        """Move what lies with ``stream`` behind what is in ``post``, all that fits or nothing."""
+        before = (stream.chunks[:], stream.skip, stream.buffered, stream.receive.read)
+        try:
+            count = stream.take_into(post.view[post.count :])
+            self.protocol.consumed(stream, count, lazy=lazy)
+        except BaseException:  # from outside
+            stream.chunks, stream.skip, stream.buffered, stream.receive.read = before
+            raise
+        post.count += count
 
     def _reads_on_locked(self) -> bool:
         """Whether somebody looks at what is in the protocol's ``grants`` before long: we do, in the
@@ -242,35 +275,44 @@ class ReadSeat(WriteSeat):
                 return False
             if post.count:
                 taken.append(self._filled_locked(stream, post))
-            post.retract(stream)
+            else:
+                post.retract(stream)
             return True
 
         return free
 
-    def _take_back(self, stream: StreamState, post: Post) -> None:
+    def _give_up_reading(
+        self, seat: object, stream: StreamState, post: Post | None, lost: Taken | None
+    ) -> None:
+        """An exception takes the caller away, and what it had of ``stream`` is not its own."""
+        self._give_up(seat, None, [])
+        if post is not None:
+            self._take_back(stream, post)
+        if lost is not None:
+            self._take_back(stream, lost)
+
+    def _take_back(self, stream: StreamState, post: Post | Taken) -> None:
         """An exception takes the caller away: what is in its memory is for who reads next."""
 
         def free() -> bool:
             if stream.post is post:
                 stream.post = None
-            if post.busy:
+            if isinstance(post, Post) and post.busy:
                 post.recalled = True
                 return False
             self.protocol.give_back(stream, post)
             self._wake_readers_locked(stream)  # another may have looked in vain meanwhile
-            post.retract(stream)
+            post.view.release()
             return True
 
-        for _ in range(2):  # for the case that one more exception strikes
-            try:
-                with self._lock:
-                    done = free()
-                if not done:
-                    assert stream.readers is not None
-                    self._wait(stream.readers, free, None)
-                break
-            except BaseException:
-                continue
+        with self._lock:
+            done = free()
+        if not done:
+            assert stream.readers is not None
+            self._wait(stream.readers, free, None)
+        poller = stream.poller
+        if poller is not None:
+            poller.sync()
 
     def _defers_locked(self, stream: StreamState) -> bool:
         """Whether a caller that has answered leaves the seat to the one who accepts.
@@ -320,9 +362,10 @@ class ReadSeat(WriteSeat):
         try:
             while True:
                 with self._lock:
-                    stream = None if self._closing else protocol.accept()
-                    if stream is not None:
-                        stream.acceptor = get_ident()
+                    if protocol.backlog and not self._closing:
+                        # Known before it is taken, for an exception may strike in between.
+                        stream = next(iter(protocol.backlog.values()))
+                        protocol.accept(get_ident())
                         self._held_back = self._held_back and bool(protocol.backlog)
                     over = stream is None and (self.death is not None or self._closing)
                     if over:
@@ -336,10 +379,10 @@ class ReadSeat(WriteSeat):
                 if deadline == 0 or not self._wait(self._acceptors, ready, deadline, reads=True):
                     break
         except BaseException:
-            if stream is not None:
-                with self._lock:
-                    protocol.unaccept(stream)
-            self._give_up(None, None, [])  # the one woken for a stream that another may wait for
+            try:
+                self._give_up_accepting(stream)
+            except BaseException:
+                self._give_up_accepting(stream)
             raise
         if stream is not None:
             return stream
@@ -348,6 +391,13 @@ class ReadSeat(WriteSeat):
                 error = self.session_error_locked()
             raise error
         raise TimeoutError("timed out") if deadline != 0 else os_error(errno.EAGAIN)
+
+    def _give_up_accepting(self, stream: StreamState | None) -> None:
+        """An exception takes away one that was woken for a stream, or has it."""
+        if stream is not None:
+            with self._lock:
+                self.protocol.unaccept(stream, get_ident())
+        self._give_up(None, None, [])  # another may wait for it
 
     def acceptable(self) -> bool:
         """Whether ``accept()`` has something to say: a stream, or once the end."""
@@ -452,9 +502,7 @@ class ReadSeat(WriteSeat):
             if stream is None or post is None or post.ripe:
                 return self._read_buffer
             if stream.buffered:
-                count = stream.take_into(post.view[post.count :])
-                post.count += count
-                protocol.consumed(stream, count, lazy=True)
+                self._fill_locked(stream, post, lazy=True)
             into = post.view[post.count : post.count + left]
             if stream.buffered or not into:
                 self._held = stream

@@ -278,7 +278,10 @@ class Shared:
                     waiter.acquire(True, bounded(left))
                     yielded = False
         except BaseException:
-            self._give_up(waiter, waiter, crowd)
+            try:
+                self._give_up(waiter, waiter, crowd)
+            except BaseException:
+                self._give_up(waiter, waiter, crowd)
             raise
 
     def _sit_locked(self, who: object) -> None:
@@ -301,7 +304,9 @@ class Shared:
     # and behind every call, so in any caller's code and in any of its `finally` clauses. What a
     # caller does while others depend on it stands therefore, from before it takes a seat until it
     # has left it, in a `try` whose `except` gives back what is the caller's by the session's
-    # state, not by what the caller remembers. Nobody raises in there to say something.
+    # state, not by what the caller remembers. Nobody raises in there to say something. One more
+    # exception may strike there, where what gives back begins as well: so that stands in a `try`
+    # of its own, and is done again, all of it, by the state that it finds.
 
     def _give_up(
         self, seat: object, waiter: threading.Lock | None, crowd: list[threading.Lock]
@@ -328,38 +333,33 @@ class Shared:
         if self._lock._is_owned():
             return  # a handler or finalizer inside the lock: nothing was its own
         error = sys.exc_info()[1]
-        for _ in range(2):  # for the case that one more exception strikes
-            try:
-                with self._lock:
-                    if writing and self._writing == get_ident():
-                        self._jammed = False
-                        if self._midway:
-                            # How much was written is not known, so nothing can follow it.
-                            self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
-                            self._broken = (time.monotonic(), os_error(errno.EPROTO))
-                            self._midway = False
-                        self._writing = 0
-                    # Another may wait with that waiter by now, and sit.
-                    me = get_ident()
-                    if seat is not None and self._reading is seat and self._reading_thread == me:
-                        if self._receiving:
-                            # Bytes were read that no one will parse: the rest makes no sense.
-                            self._receiving = False
-                            self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
-                        self._reading = None
-                        if self._aimed is not None:
-                            self._aimed[1].busy = False
-                            self._aimed = None
-                        self._tell_held_locked()
-                    if waiter is not None and self._waiters.get(waiter) == me:
-                        self._dismiss_locked(waiter, crowd)
-                    self._wake_everybody_locked()
-                    pollers = self._pollers_locked()
-                for poller in pollers:
-                    poller.sync()
-                break
-            except BaseException as another:
-                error = another
+        with self._lock:
+            if writing and self._writing == get_ident():
+                self._jammed = False
+                if self._midway:
+                    # How much was written is not known, so nothing can follow it.
+                    self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+                    self._broken = (time.monotonic(), os_error(errno.EPROTO))
+                    self._midway = False
+                self._writing = 0
+            # Another may wait with that waiter by now, and sit.
+            me = get_ident()
+            if seat is not None and self._reading is seat and self._reading_thread == me:
+                if self._receiving:
+                    # Bytes were read that no one will parse: the rest makes no sense.
+                    self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+                    self._receiving = False
+                if self._aimed is not None:
+                    self._aimed[1].busy = False
+                    self._aimed = None
+                self._tell_held_locked()
+                self._reading = None  # last: until then all this is done again
+            if waiter is not None and self._waiters.get(waiter) == me:
+                self._dismiss_locked(waiter, crowd)
+            self._wake_everybody_locked()
+            pollers = self._pollers_locked()
+        for poller in pollers:
+            poller.sync()
 
     def _pollers_locked(self) -> list[Poller]:
         """Every descriptor that is in use."""

@@ -143,7 +143,10 @@ class WriteSeat(Clock):
             if (seated or left) and stream.poller is not None:
                 stream.poller.sync()
         except BaseException:
-            self._drop_pen()
+            try:
+                self._drop_pen()
+            except BaseException:
+                self._drop_pen()
             raise
         if left:
             return size
@@ -165,7 +168,10 @@ class WriteSeat(Clock):
             self._unsent += data
         except BaseException as error:
             # It may count as sent, and so may the SYN of this and other streams.
-            self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+            try:
+                self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+            except BaseException:
+                self._die_locked(ErrorCode.INTERNAL_ERROR, error, b"")
             raise
         stream.wrote = True
 
@@ -256,10 +262,9 @@ class WriteSeat(Clock):
                 stream.poller.sync()
         except BaseException:
             try:
-                with self._lock:
-                    self._retire_locked(stream, write)
-            finally:
-                self._drop_pen()
+                self._give_up_writing(stream, write)
+            except BaseException:
+                self._give_up_writing(stream, write)
             raise
         if write.sent == size or (write.sent and not whole):
             return write.sent
@@ -268,6 +273,12 @@ class WriteSeat(Clock):
         if reentered:
             raise RuntimeError(REENTERED)
         raise TimeoutError("timed out")
+
+    def _give_up_writing(self, stream: StreamState, write: Write) -> None:
+        """An exception takes the caller away."""
+        with self._lock:
+            self._retire_locked(stream, write)
+        self._drop_pen()
 
     def _retire_locked(self, stream: StreamState, write: Write) -> None:
         """``write`` is over, whatever came of it: it is another's turn."""
@@ -305,7 +316,10 @@ class WriteSeat(Clock):
                 poller.sync()
         except BaseException:
             if size:
-                self._drop_pen()  # or what was queued might stay
+                try:
+                    self._drop_pen()  # or what was queued might stay
+                except BaseException:
+                    self._drop_pen()
             raise
         if not size:
             raise os_error(errno.EAGAIN)
@@ -346,7 +360,10 @@ class WriteSeat(Clock):
                 self._writing = get_ident()
             self._pump(None, None, 0.0, whole=True)
         except BaseException:
-            self._drop_pen()
+            try:
+                self._drop_pen()
+            except BaseException:
+                self._drop_pen()
             raise
 
     def _owed_locked(self) -> bool:
@@ -563,13 +580,18 @@ class WriteSeat(Clock):
             ):
                 return  # nothing to pass on, as a rule
             self._pass_pen_locked()
-            starved = None
-            if self._starved and self._room_locked():
-                starved = [stream.poller for stream in self._starved if stream.poller is not None]
-                self._starved.clear()
+            starved = self._fed_locked() if self._starved and self._room_locked() else None
         if starved:
             for poller in starved:
                 poller.sync()
+
+    def _fed_locked(self) -> list[Poller]:
+        """The descriptors that are to say that there is room again."""
+        # In a function of its own: CPython 3.13 lets an exception that strikes as this goes back
+        # pass by what guards it, here the lock's release.
+        pollers = [stream.poller for stream in self._starved if stream.poller is not None]
+        self._starved.clear()
+        return pollers
 
     # Leaving it.
 
