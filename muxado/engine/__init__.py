@@ -22,8 +22,7 @@ reset) wakes it through the transport.
 
 Before it sleeps a leader looks at the connection for 100 to 200 microseconds, giving the processor
 away between two looks: two processes that are awake exchange a message in a fraction of the time
-that it takes to wake one. But a processor that only looks is one that the peer cannot use, so it
-looks for less where others wait too and it was in vain, and not at all while it does not pay.
+that it takes to wake one. It stops doing so while that does not pay.
 
 A caller that has answered a short stream of the peer's does not sit down, so that the one who
 accepts reads the next stream itself. One that had accepted it too, as a worker of a pool does, is

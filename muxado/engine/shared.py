@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BRIEF",
-    "GLANCES",
     "NOBODY",
     "REENTERED",
     "RIDES",
@@ -51,11 +50,6 @@ RIDES = 8
 #: Streams in a row of which nothing but the end came behind this side's answer, before the next
 #: is expected to go the same way.
 BRIEF = 8
-
-#: Looks at the connection before a leader goes to sleep: 100 to 200 microseconds of them at most.
-#: While others wait too the peer has several things to do and needs the processor; then half as
-#: many whenever they were in vain, and enough again when the last ones were not.
-GLANCES = 150
 
 #: What is said to those who would otherwise wait for ever.
 REENTERED = "a signal handler or a finalizer uses a session that its own thread is inside of"
@@ -159,7 +153,7 @@ class Shared:
         #: Guarded by _lock: somebody was woken whose memory was read into.
         self._fed = False
         self._put_off = 0  # guarded by _lock: reads while an update of a window was put off
-        self._patience, self._looks = 1, GLANCES  # the seat's: see _await_bytes()
+        self._patience = 1  # the seat's: see _await_bytes()
         self._brevity = 0  # guarded by _lock: short streams in a row, see _defers_locked()
         #: Guarded by _lock: how many of those will accept the next stream, and whether streams are
         #: left to such; see _returning_locked().
