@@ -1151,11 +1151,13 @@ class Protocol:
             self.peer_streams -= not (stream.accepted or stream in self.services)
         self._late_credit += stream.send.most - stream.send.left
         self.windows.closed(stream.receive)
-        self.services.pop(stream, None)
-        if stream.receive.left or stream.fin_in or stream.failure is not None:
+        if self.grants and (stream.receive.left or stream.fin_in or stream.failure is not None):
             self.grants.pop(stream, None)
         # else the peer could not even send what would tell it that nobody reads any more
-        self._says.pop(stream, None)
-        self._untyped.pop(stream, None)
-        if not stream.local and self.backlog.pop(stream.id, None) is not None:
+        if self.services or self._untyped:
+            self.services.pop(stream, None)
+            self._says.pop(stream, None)
+            self._untyped.pop(stream, None)
+        if self.backlog and self.backlog.get(stream.id) is stream:
+            del self.backlog[stream.id]
             self.arrived = True  # or rather left: who polls for it must look again

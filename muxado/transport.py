@@ -93,6 +93,8 @@ class Transport:
     pending = False
     #: What :meth:`keep_short` last said; the writer's.
     short = False
+    #: Whether it has locks that a thread may be inside of; see :meth:`inside`.
+    locks = False
 
     def recv_into(self, into: memoryview) -> int | None:
         """Read into ``into``; returns the count, 0 at the end.
@@ -134,7 +136,7 @@ class Transport:
         """Make :meth:`wait_readable` return, in whichever thread it is or will be next."""
 
     def inside(self) -> bool:
-        """Whether this thread is inside a lock of the transport's: in a finalizer, that is."""
+        """Whether this thread is inside one of its :attr:`locks`: in a finalizer, that is."""
         return False
 
     def finish(self) -> None:
@@ -304,6 +306,8 @@ class Secure(Polled):
     the descriptor is read or written: two threads inside one ``SSLSocket`` break it.
     """
 
+    locks = True
+
     def __init__(
         self,
         sock: socket.socket,
@@ -326,6 +330,7 @@ class Secure(Polled):
         self._tail = memoryview(b"")  # the writer's: ciphertext the socket did not take
         self._ended = False  # the reader's
         self._failure: ssl.SSLError | None = None  # the reader's: behind what it has returned
+        self._untold = False  # the reader's: an end or a failure that it has not returned yet
 
     @property
     def sock(self) -> socket.socket:
@@ -374,7 +379,15 @@ class Secure(Polled):
                 raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake timed out")
             (self.wait_readable if want == "r" else self.wait_writable)(left)
 
+    def wait_readable(self, seconds: float | None) -> None:
+        if not self._untold:
+            super().wait_readable(seconds)
+
+    def glance(self, times: int) -> int:
+        return 1 if self._untold else super().glance(times)
+
     def recv_into(self, into: memoryview) -> int | None:
+        self._untold = False
         if self._failure is not None:
             raise self._failure
         done, room = 0, len(into)
@@ -386,9 +399,14 @@ class Secure(Polled):
                     while True:
                         if done >= room:
                             break
+                        # OpenSSL takes from the BIO no more than the record under way. To ask it
+                        # in vain costs more than all the rest, for the error that it raises.
+                        if not self._incoming.pending and not self._tls.pending():
+                            break
                         part = self._tls.read(room - done, into[done:])
                         if not part:
-                            return done  # close_notify, if nothing came before it
+                            self._ended = True  # close_notify, which may stand behind something
+                            break
                         done += cast("int", part)  # a count, where a buffer was given
                 except ssl.SSLWantReadError:
                     pass
@@ -397,12 +415,13 @@ class Secure(Polled):
                     # as any. Whether it was meant to end the frames tell.
                     return done
                 except ssl.SSLZeroReturnError:
-                    return done
+                    self._ended = True
                 except ssl.SSLError as error:
                     if not done:
                         raise
                     self._failure = error  # the records before the broken one are good
             if done:
+                self._untold = self._ended or self._failure is not None
                 return done
             if self._ended:
                 return 0
@@ -438,10 +457,10 @@ class Secure(Polled):
         """Write ciphertext while the socket takes it; true when none is left."""
         while True:
             if not self._tail:
+                if not self._outgoing.pending:
+                    return True
                 with self._lock:
                     self._tail = memoryview(self._outgoing.read())
-                if not self._tail:
-                    return True
             try:
                 self._tail = self._tail[self._sock.send(self._tail) :]
             except (BlockingIOError, InterruptedError):
@@ -461,6 +480,8 @@ class Locked(Polled):
     Its TLS state cannot be moved to memory BIOs, so it is used as it is, non-blocking, one call
     at a time.
     """
+
+    locks = True
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -19,7 +20,19 @@ import muxado
 
 from .conformance.certificate import Certificate
 from .conformance.crew import GUARD, Crew
-from .support import Connector, Sessions, read_all, streams, tcp_pair, threads_of, waiting
+from .support import (
+    DATA,
+    FIN,
+    SYN,
+    Connector,
+    Sessions,
+    frame,
+    read_all,
+    streams,
+    tcp_pair,
+    threads_of,
+    waiting,
+)
 
 
 def exchange(pair: tuple[muxado.Session, muxado.Session], crew: Crew, size: int = 2**20) -> None:
@@ -321,6 +334,39 @@ def test_an_end_without_close_notify_is_ordinary(
     raw.close()
     end = session.wait(GUARD)
     assert (end.code, end.error) == (muxado.ErrorCode.NO_ERROR, None)
+
+
+def test_close_notify_in_the_same_read_as_data_is_the_end(
+    sessions: Sessions, crew: Crew, certificate: Certificate
+) -> None:
+    """Though the connection below stays open."""
+    near, far = tcp_pair()
+    far.settimeout(GUARD)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    peer = certificate.server_context().wrap_bio(incoming, outgoing, server_side=True)
+    ours = certificate.client_context().wrap_socket(
+        near, server_hostname="localhost", do_handshake_on_connect=False
+    )
+    making = crew.start(muxado.client, ours)
+    while True:
+        try:
+            peer.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            far.sendall(outgoing.read())
+            incoming.write(far.recv(65536))
+    far.sendall(outgoing.read())
+    session = making.result()
+    sessions.keep(session)
+    peer.write(frame(DATA, SYN | FIN, 2, b"last words"))
+    with contextlib.suppress(ssl.SSLWantReadError):
+        peer.unwrap()
+    far.sendall(outgoing.read())
+    stream, _ = session.accept()
+    assert read_all(stream) == b"last words"
+    assert session.wait(GUARD).code is muxado.ErrorCode.PEER_EOF
+    stream.close()
+    far.close()
 
 
 def test_a_descriptor_closed_behind_our_back(sessions: Sessions) -> None:

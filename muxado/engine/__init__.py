@@ -245,12 +245,17 @@ class Engine(Dropped):
                         self._give_ride_locked()
                 stream.closed = True
                 self._unpin_locked(stream)
-                self._starved.pop(stream, None)
+                if self._starved:
+                    self._starved.pop(stream, None)
                 self._wake_readers_locked(stream)
-                self._wake_all_locked(stream.writers)
-                pollers = self._announce_locked()
+                if stream.writers:
+                    self._wake_all_locked(stream.writers)
+                pollers = None
+                if self.protocol.changed or self.protocol.arrived or self._drainers:
+                    pollers = self._announce_locked()
                 self._replace_locked(stream)
-            self._follow_up(pollers)
+            if pollers is not None or self.protocol.urgent or self.transport.pending:
+                self._follow_up(pollers)
         except BaseException:
             try:
                 self._give_up_stream(stream)

@@ -420,13 +420,15 @@ class ReadSeat(WriteSeat):
         The seat is ours, and free on return; false if ``ready`` was never true. The caller frees
         it when an exception comes out of here.
         """
-        transport = self.transport
+        transport, codec = self.transport, self.protocol.codec
         while True:
             if not self._eager:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is None or left > 0:
                     self._await_bytes(left)
-            count = self._receive(self._aim())  # no name: it must not outlive the read
+            aims = codec.data_left or self._header_next
+            # No name for where it goes: it must not outlive the read.
+            count = self._receive(self._aim() if aims else self._read_buffer)
             with self._lock:
                 if self._aimed is None or not self._taken_locked(count):
                     pollers = self._dispatch_locked(count)
@@ -443,7 +445,7 @@ class ReadSeat(WriteSeat):
                         self._grant_locked()
                 leave = (
                     done
-                    or self._hand_over_locked()
+                    or (codec.data_left >= _LONG_REST and self._hand_over_locked())
                     or self._woke
                     or (self._fed and not posted)
                     or self._pins > 0
@@ -471,8 +473,6 @@ class ReadSeat(WriteSeat):
         has the seat can come back for the rest of the frame, and nobody competes for the
         interpreter meanwhile.
         """
-        if self.protocol.codec.data_left < _LONG_REST:
-            return False
         stream = self.protocol.under_way
         post: Post | None = None if stream is None else stream.post
         if stream is None or post is None or post.thread == get_ident():

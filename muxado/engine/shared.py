@@ -375,10 +375,10 @@ class Shared:
 
     def _inside(self) -> bool:
         """Whether this very thread is in a critical section: we are in a handler or finalizer."""
-        return self._lock._is_owned() or self.transport.inside()
+        return self._lock._is_owned() or (self.transport.locks and self.transport.inside())
 
     def _check_reentry(self) -> None:
-        if self._inside():
+        if self._lock._is_owned() or (self.transport.locks and self.transport.inside()):
             raise RuntimeError(REENTERED)
 
     def _wake_locked(self, waiter: threading.Lock) -> None:

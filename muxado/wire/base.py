@@ -98,23 +98,19 @@ class Codec(abc.ABC):
         self.frames = 0
         self._typed = typed
         self._partial = bytearray()  # a header, or a whole short frame, that a read cut off
-        self._data_left = 0  # bytes of a DATA body still to come
+        #: Bytes still to come of the DATA body under way.
+        self.data_left = 0
         self._skip_left = 0  # bytes of a body that nobody wants
 
     @property
     def mid_frame(self) -> bool:
         """Whether the bytes so far end inside a frame."""
-        return bool(self._partial or self._data_left or self._skip_left)
-
-    @property
-    def data_left(self) -> int:
-        """Bytes still to come of the DATA body under way."""
-        return self._data_left
+        return bool(self._partial or self.data_left or self._skip_left)
 
     def passed(self, count: int) -> bool:
         """``count`` bytes of the body under way are read elsewhere; true when it is complete."""
-        self._data_left -= count
-        return not self._data_left
+        self.data_left -= count
+        return not self.data_left
 
     def feed(self, data: memoryview) -> None:
         """Parse ``data``, the next bytes of the connection.
@@ -126,10 +122,10 @@ class Codec(abc.ABC):
         while pos < end:
             if self._partial:
                 pos = self._complete(data, pos, end)
-            elif self._data_left:
-                stop = min(pos + self._data_left, end)
-                self._data_left -= stop - pos
-                self.handler.on_more(data[pos:stop], not self._data_left)
+            elif self.data_left:
+                stop = min(pos + self.data_left, end)
+                self.data_left -= stop - pos
+                self.handler.on_more(data[pos:stop], not self.data_left)
                 pos = stop
             elif self._skip_left:
                 stop = min(pos + self._skip_left, end)
@@ -162,7 +158,7 @@ class Codec(abc.ABC):
     def _frames(self, data: memoryview, pos: int, end: int) -> int:
         """Handle frames from ``pos``, of which none is under way; returns where it stopped.
 
-        It stops at ``end``, what is cut off put into ``_partial`` or counted in ``_data_left``,
+        It stops at ``end``, what is cut off put into ``_partial`` or counted in ``data_left``,
         or behind a frame that leaves bytes to skip.
         """
 

@@ -98,7 +98,7 @@ class Version1(Codec):
             body = pos + 8
             pos = body + length
             if pos > end:
-                self._data_left = pos - end
+                self.data_left = pos - end
                 on_data(stream_id, length, data[body:end], bool(flags & _FIN))
                 pos = end
                 break

@@ -76,14 +76,15 @@ class Version2(Codec):
                 handler.on_syn(stream_id, 0, 0)
             pos = body + length
             if pos > end:
-                self._data_left = pos - end
+                self.data_left = pos - end
                 on_data(stream_id, length, data[body:end], bool(head & _FIN))
                 pos = end
                 break
             on_data(stream_id, length, data[body:pos], bool(head & _FIN))
         else:
-            self._partial += data[pos:end]
-            pos = end
+            if pos < end:
+                self._partial += data[pos:end]
+                pos = end
         self.frames += count
         return pos
 

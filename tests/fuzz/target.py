@@ -149,7 +149,7 @@ class End:
             window = stream.receive
             assert window.left >= 0
             assert window.size <= config.max_window
-            coming = protocol.codec._data_left if stream is protocol._current else 0
+            coming = protocol.codec.data_left if stream is protocol._current else 0
             assert window.left + coming + stream.buffered + window.read == window.size
             assert not (stream.deaf and stream.buffered)
             held = sum(map(len, stream.chunks))
