@@ -8,12 +8,14 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import muxado
 from muxado import ErrorCode
+from muxado.engine import Engine
+from muxado.engine.shared import REENTERED
 
 from .conformance.crew import GUARD, Crew
 from .gates import Once, after, before, polls
@@ -25,6 +27,8 @@ ACTIONS: dict[str, Callable[[muxado.Session, muxado.Stream, muxado.Stream], obje
     "open": lambda session, stream, other: session.open().close(),
     "close-other": lambda session, stream, other: other.close(),
     "accept": lambda session, stream, other: session.accept(),
+    "recv": lambda session, stream, other: other.recv(1),
+    "recv-into": lambda session, stream, other: other.recv_into(bytearray(1)),
     "send": lambda session, stream, other: other.send(b"x"),
     "sendall": lambda session, stream, other: other.sendall(b"x"),
     "send-now": lambda session, stream, other: other.send(b"x", socket.MSG_DONTWAIT),
@@ -34,15 +38,32 @@ ACTIONS: dict[str, Callable[[muxado.Session, muxado.Stream, muxado.Stream], obje
 }
 
 
-@pytest.mark.parametrize("name", ACTIONS)
+@contextlib.contextmanager
+def nobody_reads(engine: Engine) -> Iterator[None]:
+    """As if the read seat were free, for a call that must not take it."""
+    with engine._lock:
+        reading, engine._reading = engine._reading, None
+    try:
+        yield
+    finally:
+        with engine._lock:
+            engine._reading = reading
+
+
+WAITING = ["accept", "recv", "recv-into"]
+
+
+@pytest.mark.parametrize(
+    ("name", "free"), [(name, False) for name in ACTIONS] + [(name, True) for name in WAITING]
+)
 def test_a_handler_inside_the_lock(
-    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, name: str
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, name: str, free: bool
 ) -> None:
     """A signal arrives in the main thread while that holds the session's lock.
 
     What would wait is refused, the end of the session comes a moment later, the rest is done.
     """
-    pair = sessions.socketpair()
+    pair = sessions.socketpair(heartbeat_interval=None)
     near, far = streams(pair)
     other, far_other = streams(pair)
     engine = pair[0]._engine
@@ -51,7 +72,8 @@ def test_a_handler_inside_the_lock(
     def handler(*_: object) -> None:
         assert engine._inside()
         try:
-            outcome.append(ACTIONS[name](pair[0], near, other))
+            with nobody_reads(engine) if free else contextlib.nullcontext():
+                outcome.append(ACTIONS[name](pair[0], near, other))
         except RuntimeError as error:
             outcome.append(error)
 
@@ -71,13 +93,44 @@ def test_a_handler_inside_the_lock(
         assert end.code == (ErrorCode.NO_ERROR if name == "close" else ErrorCode.PEER_EOF)
         until(lambda: not threads_of(pair[0]))
         return
-    refused = name in ("accept", "drain", "send", "sendall", "send-now")
-    assert isinstance(outcome[0], RuntimeError) == refused
+    refused = name in ("accept", "recv", "recv-into", "drain", "send", "sendall", "send-now")
+    assert (str(outcome[0]) == REENTERED) == refused
     assert far.recv(1) == b"x"
     if name == "close-other":
         assert read_all(far_other) == b""
     near.sendall(b"and on")
     assert far.recv(6) == b"and on"
+
+
+@pytest.mark.parametrize("name", ["accept", "recv", "drain"])
+def test_a_handler_in_the_write_seat_waits_for_nobody(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What it would wait for may be the answer to what its own thread is just sending."""
+    pair = sessions.socketpair(heartbeat_interval=None)
+    near, far = streams(pair)
+    other, _ = streams(pair)
+    outcome: list[object] = []
+
+    def handler(*_: object) -> None:
+        with nobody_reads(pair[0]._engine), pytest.raises(RuntimeError) as caught:
+            ACTIONS[name](pair[0], near, other)
+        outcome.append(str(caught.value))
+
+    strike = Once(lambda: signal.raise_signal(signal.SIGUSR1))
+
+    def strike_here(*_: object) -> None:
+        if threading.current_thread() is threading.main_thread():  # not while the writer sends
+            strike()
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        before(monkeypatch, pair[0]._engine.transport, "send", strike_here)
+        near.sendall(b"x")
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert outcome == [REENTERED]
+    assert far.recv(1) == b"x"
 
 
 @pytest.mark.parametrize("where", ["_is_readable", "_is_writable"])

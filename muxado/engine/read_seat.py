@@ -113,6 +113,7 @@ class ReadSeat(WriteSeat):
         """
         # Budget of the common case, a caller that waits for a reply and finds the read seat
         # free: two turns of the lock, one poll, one read, no other thread.
+        self._check_reentry()
         protocol = self.protocol
         taken: list[T] = []
         post: Post | None = None
@@ -188,6 +189,7 @@ class ReadSeat(WriteSeat):
                         and self._inline
                         and not self._pins
                         and not protocol.urgent
+                        and self._writing != get_ident()  # a handler's thread: see _sits_below()
                     ):
                         if self._brevity >= BRIEF and answered and self._defers_locked(stream):
                             defers = True
