@@ -13,11 +13,12 @@ in a round trip and no more, however fast the link is. So the receiver watches w
 reads in a round trip, and when three times that is more than the window, it grants as much more as
 makes the window that large. Not just once, because the updates come at half a window: what the
 sender then always has left is a round trip's worth. A round trip takes at least as long as a thread
-that sleeps may take to run again, which is most of it on a link without delay. Where the window was
-the limit this doubles it each round trip; where something else is, the sender, the link or the
-reader, it stops by itself. (The receiver's side of TCP does the same: Fisk and Feng, "Dynamic
-Right-Sizing in TCP".) Reading is what counts, not arriving: one who reads slowly keeps a small
-window however much is thrown at it.
+that sleeps may take to run again, which is most of it on a link without delay. For the only stream
+of a session that is counted in full, and among others as no more than costs them little. Where the
+window was the limit this doubles it each round trip; where something else is, the sender, the link
+or the reader, it stops by itself. (The receiver's side of TCP does the same: Fisk and Feng,
+"Dynamic Right-Sizing in TCP".) Reading is what counts, not arriving: one who reads slowly keeps a
+small window however much is thrown at it.
 
 **The round trip** is seen in the updates themselves: bytes beyond the old limit cannot come before
 the peer has the update. Where the window was not the limit they come later, so only the shortest
@@ -40,8 +41,10 @@ __all__ = ["ReceiveWindow", "SendWindow", "Windows"]
 _BURST = 0.005
 #: Seconds after which a window that was never needed in them is halved.
 _SETTLE = 1.0
-#: Seconds that a round trip takes at least, when nobody can tell who is awake.
+#: Seconds that a round trip takes at least, when nobody can tell who is awake: of a stream that is
+#: alone; and of one among others, whose bytes wait behind all that it has under way.
 _AWAKENING = 0.001
+_AWAKENING_BESIDE = 0.0002
 
 
 class SendWindow:
@@ -201,10 +204,14 @@ class Windows:
         if trip > 0 and (self.trip is None or trip < self.trip):
             self.trip = trip
 
-    def update(self, window: ReceiveWindow, now: float) -> int:
-        """An update is due: the increment to tell the peer, 0 for none. It counts as told."""
+    def update(self, window: ReceiveWindow, now: float, *, alone: bool) -> int:
+        """An update is due: the increment to tell the peer, 0 for none. It counts as told.
+
+        ``alone``: of a session's only stream.
+        """
         if self._most > self._start:
-            need = window.needed(now, max(self.trip or 0.0, _AWAKENING))
+            least = _AWAKENING if alone else _AWAKENING_BESIDE
+            need = window.needed(now, max(self.trip or 0.0, least))
             size = window.size
             if need is not None and need > size and self.promised < self._budget:
                 room = self._budget - self.promised

@@ -967,12 +967,12 @@ class Protocol:
         count = 0
         start = self.framed - len(frames)
         if self.grants:
-            now = self._clock()
+            now, alone = self._clock(), self.alive <= 1
             for stream in self.grants:
                 if stream.closed:
                     increment = stream.receive.grant()
                 else:
-                    increment = self.windows.update(stream.receive, now)
+                    increment = self.windows.update(stream.receive, now, alone=alone)
                 if increment:
                     frames += codec.window(stream.id, increment)
                     count += 1

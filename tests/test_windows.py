@@ -34,6 +34,7 @@ class World:
         self.windows = windows
         self._cap = cap  # what the sender ignores of its window, like ngrok's agent
         self._due = False  # an update is, and waits until nothing more comes
+        self.alone = True
         self.sender, self.window = SendWindow(start), ReceiveWindow(start)
         windows.opened()
         self.buffered = 0
@@ -71,7 +72,7 @@ class World:
                 self._due = True
             if self._due and (window.pressing or not self.buffered):
                 self._due = False
-                increment = self.windows.update(window, self.now)
+                increment = self.windows.update(window, self.now, alone=self.alone)
                 if increment:
                     self._grants.append((self.now + self._trip / 2, increment))
             while self._grants and self._grants[0][0] <= self.now:
@@ -214,7 +215,7 @@ def test_both_ends_agree(
         count = min(read, buffered)
         buffered -= count
         if count and window.consume(count):
-            increment = windows.update(window, now)
+            increment = windows.update(window, now, alone=False)
             assert increment >= 0
             assert sender.grant(increment)
         assert sender.left == window.left >= 0
@@ -229,6 +230,13 @@ def test_it_grows_where_a_round_trip_takes_no_time_but_a_thread_must_wake(start:
     one = world(start, trip=0.00002)
     one.run(0.1, rate=2e9)
     assert 2 * MIB < one.window.size < 8 * MIB
+    one.alone = False  # others wait behind all that is under way
+    one.run(4.0, rate=2e9)
+    assert one.window.size < 4 * MIB
+    beside = world(start, trip=0.00002)
+    beside.alone = False
+    beside.run(0.1, rate=2e9)
+    assert MIB < beside.window.size < 2 * MIB
 
 
 # In a session.
