@@ -230,11 +230,8 @@ def test_it_grows_where_a_round_trip_takes_no_time_but_a_thread_must_wake(start:
     one = world(start, trip=0.00002)
     one.run(0.1, rate=2e9)
     assert 2 * MIB < one.window.size < 8 * MIB
-    one.alone = False  # others wait behind all that is under way
-    one.run(4.0, rate=2e9)
-    assert one.window.size < 4 * MIB
     beside = world(start, trip=0.00002)
-    beside.alone = False
+    beside.alone = False  # others wait behind all that is under way
     beside.run(0.1, rate=2e9)
     assert MIB < beside.window.size < 2 * MIB
 
