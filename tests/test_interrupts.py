@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import random
 import select
 import socket
@@ -524,6 +525,8 @@ LONG_READS: list[Operation] = [receive_long, receive_long_behind]
 #: What others depend on most, for two exceptions.
 TWICE: list[Operation] = [send_large, receive, receive_behind, accept_beside, *LONG_READS]
 
+LOGGED: list[Operation] = [send_small, receive, accept, open_and_close]
+
 #: These end the session.
 LAST: list[Operation] = [go_away, drain, close_session, kill_session]
 
@@ -602,6 +605,17 @@ def test_twice(sessions: Sessions, crew: Crew, operation: Operation, later: int)
 
     make = LongScene if operation in LONG_READS else Scene
     strike_everywhere(sessions, crew, operation, kind, make, first=later, stride=11)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("operation", LOGGED, ids=lambda operation: operation.__name__)
+def test_at_every_place_while_all_is_logged(
+    sessions: Sessions, crew: Crew, operation: Operation, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No lock of a session's is let go by anything that could be struck before it does so."""
+    caplog.set_level(logging.DEBUG, "muxado")
+    assert strike_everywhere(sessions, crew, operation, Between) > 0.25
+    assert "muxado.frames" in {record.name for record in caplog.records}
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

@@ -203,7 +203,7 @@ def test_a_handler_that_uses_the_session(
         if mine and not getattr(busy, "already", False):
             busy.already = True
             try:
-                assert not any(session._engine._lock._lock._is_owned() for session, _ in pair)
+                assert not any(session._engine._lock._is_owned() for session, _ in pair)
                 uses()[name](*pair[0])
             finally:
                 busy.already = False
@@ -251,7 +251,7 @@ def test_another_thread_has_the_lock_while_a_handler_takes_its_time(
     opening = crew.start(open_one)
     assert entered.wait(GUARD)
     repr(watched[0])
-    with watched[0]._engine._lock._lock:
+    with watched[0]._engine._lock:
         pass  # free
     leave.set()
     opening.result()
@@ -276,12 +276,11 @@ def test_a_filter_that_fails(listen: Listen, sessions: Sessions) -> None:
 
 
 def test_off_it_is_nothing(sessions: Sessions) -> None:
-    """The lock is a plain one, and no frame makes a detour."""
+    """Nothing is noted, and no frame makes a detour."""
     assert not Notes.wanted()
     client, _ = sessions.socketpair()
     engine = client._engine
     assert engine.notes is None
-    assert type(engine._lock) is type(threading.RLock())
     assert engine.protocol.codec.handler is engine.protocol
     assert "data" not in vars(engine.protocol.codec)
 

@@ -148,6 +148,7 @@ class Engine(Dropped):
             with self._lock:
                 text = "a session of version %d%s with %s"
                 self.notes.event(text, config.version, typed, peer or "a peer without an address")
+            self.notes.say()
 
     # What streams ask for.
 
@@ -345,6 +346,8 @@ class Engine(Dropped):
             if self.notes is not None:
                 self.notes.event("going away: %s", ErrorCode.of(code).name)
         self.push()
+        if self.notes is not None:
+            self.notes.say()
 
     def drain(self, deadline: float | None) -> bool:
         """Wait until no stream is left; false past ``deadline``."""
@@ -376,6 +379,8 @@ class Engine(Dropped):
                     if self.session_poller is not None:
                         pollers = [*(pollers or ()), self.session_poller]
                 self._follow_up(pollers)
+                if self.notes is not None:
+                    self.notes.say()
                 self._wait(self._flushers, self._flushed_for_good_locked, deadline)
             finally:
                 self._die(ErrorCode.NO_ERROR, None, b"")
@@ -463,6 +468,8 @@ class Engine(Dropped):
         except (OSError, ValueError):
             pass  # the connection went first
         finally:
+            if self.notes is not None:
+                self.notes.say()
             self._last_words.set()
             if self._silent or not self._inline:
                 transport.shutdown()
@@ -485,6 +492,7 @@ class Engine(Dropped):
             if self.notes is not None:
                 with self._lock:
                     self.notes.event("the session is over: %s", self.death)
+                self.notes.say()
             self._last_words.wait(None if self._inline else self.config.linger)
             if self._inline and not self._silent:
                 self._see_off()
@@ -597,7 +605,7 @@ class Engine(Dropped):
     def forget_after_fork(self) -> None:
         """In the child of a fork: this session is the parent's; be dead, and touch nothing."""
         # New ones, since a thread of the parent's may have been inside of the old.
-        self._lock = threading.RLock()
+        self._lock, self.notes = threading.RLock(), None
         self._last_words, self._over = threading.Event(), threading.Event()
         self._silent = self._closing = True
         self._waiters, self._willing, self._reading, self._writing = {}, {}, None, 0

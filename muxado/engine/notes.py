@@ -1,9 +1,9 @@
 """Logging what happens inside a session: noted under its lock, said without it.
 
 A handler of ``logging`` runs any code, so it is never called while the session's lock is held.
-What is to be logged is noted instead, and said by whoever lets go of the lock next. Whether
-anything is noted is decided once, when the session starts; where nothing is, the lock is a plain
-one and there is nothing to pay.
+What is to be logged is noted instead, and said by whoever leaves a seat or dispatches next. Whether
+anything is noted is decided once, when the session starts; where nothing is, there is next to
+nothing to pay.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ frames = logging.getLogger("muxado.frames")
 
 
 class Notes:
-    """The lock of a session ``name``, and what is to be said once it is free."""
+    """What there is to say of a session ``name``, whose lock is given."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lock: Any) -> None:
         self._name = name
-        self._lock = threading.RLock()
+        self._lock = lock
         # Appended with the lock held; so what is said is in the order in which it happened.
         self._notes: collections.deque[tuple[logging.Logger, str, tuple[Any, ...]]]
         self._notes = collections.deque()
@@ -46,21 +46,16 @@ class Notes:
         """Note a frame."""
         self._notes.append((frames, "%s: " + text, (self._name, *args)))
 
-    # What the engine asks of its lock.
+    def saying(self) -> bool:
+        """Whether this thread is just saying something: in a handler that uses the session."""
+        return bool(self._saying._is_owned())  # type: ignore[attr-defined]
 
-    def __enter__(self) -> bool:
-        return self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
-        if self._notes and not self._is_owned():
-            self._say()
-
-    def _is_owned(self) -> bool:
-        # A handler that uses the session it is told of stands inside it, as a finalizer may.
-        return bool(self._lock._is_owned() or self._saying._is_owned())  # type: ignore[attr-defined]
-
-    def _say(self) -> None:
+    def say(self) -> None:
+        """Call the handlers for what was noted, unless this thread is inside the lock or of one."""
+        # Not from the lock's release: as a function in Python that could be struck, by an exception
+        # of a signal's handler, before it has released anything.
+        if not self._notes or self._lock._is_owned() or self.saying():
+            return
         with self._saying:
             while True:  # not `while self._notes`: see Secure.recv_into()
                 if not self._notes:

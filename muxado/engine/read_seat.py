@@ -465,6 +465,8 @@ class ReadSeat(WriteSeat):
                         self._left = (get_ident(), time.monotonic())
             if pollers is not None or self.protocol.urgent or transport.pending:
                 self._follow_up(pollers)
+            if self.notes is not None:
+                self.notes.say()
             if leave:
                 return done
 
@@ -716,6 +718,8 @@ class ReadSeat(WriteSeat):
                 if leave:
                     self._reading = None
             self._follow_up(pollers)
+            if self.notes is not None:
+                self.notes.say()
             if leave:
                 return
 

@@ -87,11 +87,11 @@ class Shared:
         self.transport = transport
         self.config = config
         self.name = f"{'client' if client else 'server'}-{next(_numbers)}"
-        #: Where anybody listens, what is to be logged; to be added to with _lock held.
-        self.notes = Notes(self.name) if Notes.wanted() else None
         # Reentrant only so that a signal handler or a finalizer which meets its own thread inside
         # does not lock it up: see _inside().
-        self._lock: Any = threading.RLock() if self.notes is None else self.notes
+        self._lock: Any = threading.RLock()
+        #: Where anybody listens, what is to be logged; to be added to with _lock held.
+        self.notes = Notes(self.name, self._lock) if Notes.wanted() else None
         # guarded by _lock
         self.protocol = Protocol(config, client=client, clock=time.monotonic)
         if self.notes is not None and frames.isEnabledFor(logging.DEBUG):
@@ -324,7 +324,7 @@ class Shared:
 
         Any wake-up may have got lost that it owed, and any descriptor may be out of date.
         """
-        if self._lock._is_owned():
+        if self._lock._is_owned() or (self.notes is not None and self.notes.saying()):
             return  # a handler or finalizer inside the lock: nothing was its own
         error = sys.exc_info()[1]
         with self._lock:
@@ -375,10 +375,14 @@ class Shared:
 
     def _inside(self) -> bool:
         """Whether this very thread is in a critical section: we are in a handler or finalizer."""
-        return self._lock._is_owned() or (self.transport.locks and self.transport.inside())
+        return (
+            self._lock._is_owned()
+            or (self.transport.locks and self.transport.inside())
+            or (self.notes is not None and self.notes.saying())
+        )
 
     def _check_reentry(self) -> None:
-        if self._lock._is_owned() or (self.transport.locks and self.transport.inside()):
+        if self._inside():
             raise RuntimeError(REENTERED)
 
     def _wake_locked(self, waiter: threading.Lock) -> None:

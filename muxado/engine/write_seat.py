@@ -577,6 +577,7 @@ class WriteSeat(Clock):
                 or self._starved
                 or self.death is not None
                 or self.transport.pending
+                or self.notes is not None
             ):
                 return  # nothing to pass on, as a rule
             self._pass_pen_locked()
@@ -584,6 +585,8 @@ class WriteSeat(Clock):
         if starved:
             for poller in starved:
                 poller.sync()
+        if self.notes is not None:
+            self.notes.say()
 
     def _fed_locked(self) -> list[Poller]:
         """The descriptors that are to say that there is room again."""
