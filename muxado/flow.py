@@ -25,7 +25,9 @@ the peer has the update. Where the window was not the limit they come later, so 
 time seen on the session is believed; heartbeats, where there are any, count too.
 
 **How it shrinks.** A grant cannot be taken back, so a window that has become too large is halved
-by withholding: nothing is granted until what the peer has left is no more than the new size.
+by withholding: nothing is granted until what the peer has left is no more than the new size. Only
+what the peer has used is withheld, bytes that lie here and are more than a stream starts with. So a
+window shrinks where it costs memory, and not that of a peer that never could use more.
 
 All windows together promise memory to the peer. Growth stops where that sum would exceed the
 session's budget, and windows shrink while it does because streams were opened since.
@@ -219,7 +221,11 @@ class Windows:
             elif size > self._start and (
                 self.promised > self._budget or (need is not None and window.unneeded(now))
             ):
-                self._resize(window, max(size // 2, self._start))
+                # No more than the peer has certainly had beyond the start: one whose own window
+                # never grows has lost the rest, and would miss for ever what is withheld.
+                spare = size - window.left - self._start
+                if spare > 0:
+                    self._resize(window, max(size // 2, self._start, size - spare))
         increment = window.grant()
         window.told(increment, now)
         return increment

@@ -488,6 +488,9 @@ class Locked(Polled):
         self._tls = sock
         self._lock = threading.RLock()  # around each call of _tls
         self._retry: bytes | None = None  # the writer's: OpenSSL wants the same bytes again
+        # The reader's: what has come behind the bytes that it has returned.
+        self._ended = False
+        self._failure: ssl.SSLError | None = None
 
     @property
     def pending(self) -> bool:  # type: ignore[override]
@@ -496,7 +499,19 @@ class Locked(Polled):
     def inside(self) -> bool:
         return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
+    def wait_readable(self, seconds: float | None) -> None:
+        if not self._ended and self._failure is None:
+            super().wait_readable(seconds)
+
+    def glance(self, times: int) -> int:
+        return 1 if self._ended or self._failure is not None else super().glance(times)
+
     def recv_into(self, into: memoryview) -> int | None:
+        if self._ended or self._failure is not None:
+            failure, self._ended, self._failure = self._failure, False, None
+            if failure is not None:
+                raise failure
+            return 0
         with self._lock:
             done = 0
             try:
@@ -505,12 +520,17 @@ class Locked(Polled):
                         break
                     count = self._tls.recv_into(into[done:])
                     if not count:
+                        self._ended = bool(done)
                         break
                     done += count
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return done or None
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                pass
+                self._ended = bool(done)
+            except ssl.SSLError as error:
+                if not done:
+                    raise
+                self._failure = error  # the records before the broken one are good
             return done
 
     def send(self, buffers: Sequence[Buffer]) -> int:

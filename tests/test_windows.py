@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 
@@ -16,7 +18,8 @@ from muxado.config import Config
 from muxado.flow import ReceiveWindow, SendWindow, Windows
 from muxado.protocol import Protocol
 
-from .conformance.crew import Crew
+from .conformance.crew import GUARD, Crew
+from .gates import Once, before
 from .link import Link
 from .support import DATA, SYN, WNDINC, RawPeer, Sessions, frame, streams, until
 
@@ -123,6 +126,22 @@ def test_a_sender_whose_own_window_never_grows_is_not_left_waiting(start: int) -
     assert capped.window.size > 2 * start, "it grew nevertheless"
 
 
+@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("budget", [256 * MIB, MIB])
+def test_nor_when_a_window_that_it_never_had_shrinks(start: int, budget: int) -> None:
+    """Of a window that has grown it has lost what was more than its own: nothing is taken back."""
+    windows = Windows(start, 16 * MIB, 256 * MIB)
+    capped = World(windows, start, trip=0.01, cap=start)
+    for _ in range(2):
+        capped.run(0.2, rate=1e9)
+        assert capped.window.size > 2 * start
+        windows._budget = budget  # for others: it is more than there should be
+        slow = start / 2
+        for _ in range(4):
+            assert capped.run(1.0, rate=slow) > 0.9 * slow
+        windows._budget = 256 * MIB
+
+
 def test_it_grows_no_larger_than_it_may() -> None:
     one = world(64 * KIB, most=300_000)
     one.run(3.0, rate=100e6)
@@ -145,7 +164,7 @@ def test_one_that_was_fast_shrinks(start: int) -> None:
     assert large > 2_500_000
     one.now += 60.0  # idle
     slow = start / 2
-    one.run(2.2 * large / slow, rate=slow)
+    one.run(2.2 * large / slow, rate=12.5e6, reader=slow)
     assert one.window.size < 1.5 * start
     assert one.sender.left < 1.5 * start
     assert one.run(20.0, rate=slow) > 19 * slow, "a slow stream is not slowed down"
@@ -180,7 +199,7 @@ def test_they_make_room_for_streams_that_come_later() -> None:
     first.run(2.0, rate=25e6)
     assert windows.promised == first.window.size > 2 * MIB
     later = [World(windows, 64 * KIB, trip=0.05) for _ in range(140)]
-    first.run(2.0, rate=25e6)
+    first.run(2.0, rate=25e6, reader=10e6)
     assert first.window.size + 140 * 64 * KIB <= 10 * MIB + 64 * KIB
     for one in later:
         windows.closed(one.window)
@@ -305,6 +324,49 @@ def test_an_update_that_waits_goes_while_another_sleeps_in_the_seat(
     grown.told()
     grown.peer.send(frame(DATA, 0, 5, b"x"))
     assert reading.result() == b"x"
+
+
+def test_an_update_that_waits_goes_though_its_reader_interrupts_the_leader(
+    grown: Grown, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler reads in the thread that is asleep in the seat, and goes on to be so."""
+    asleep, read = threading.Event(), threading.Event()
+
+    def sleeps(_: object) -> None:
+        if grown.stream._state.buffered >= grown.start:
+            asleep.set()
+
+    before(monkeypatch, grown.engine.transport, "wait_readable", sleeps)
+
+    def leads() -> bool:
+        if grown.engine._reading is grown.engine._reader_waiter:  # which leaves at the next byte
+            grown.send(1)
+        return grown.engine._reading not in (None, grown.engine._reader_waiter)
+
+    def struck() -> bool:
+        # Again, for one that comes just before the system call does not interrupt it.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+        return read.is_set()
+
+    def handle() -> None:
+        grown.read(grown.start)
+        read.set()
+
+    def strike() -> None:
+        until(leads)
+        grown.send(grown.start)
+        assert asleep.wait(GUARD)
+        until(struck)
+        grown.told()
+        grown.peer.send(frame(DATA, 0, 5, b"x"))
+
+    previous = signal.signal(signal.SIGUSR1, Once(handle))
+    try:
+        striking = crew.start(strike)
+        assert grown.other.recv(1) == b"x"
+        striking.result()
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
 
 
 def test_an_update_that_waits_goes_though_others_never_fall_silent(

@@ -69,7 +69,9 @@ class Post:
 
     def seal(self) -> None:
         """Nothing more goes into it: another reader has what comes next."""
-        self.view, self.ripe = self.view[: self.count], True
+        self.ripe = True
+        if not self.busy:
+            self.view = self.view[: self.count]
 
     def retract(self, stream: StreamState) -> None:
         """It is the caller's alone again; nobody may be reading into it."""
@@ -149,7 +151,7 @@ class ReadSeat(WriteSeat):
                     result = take(what)
                     count = before - stream.buffered
                     if count:
-                        protocol.consumed(stream, count, lazy=self._reads_on_locked())
+                        protocol.consumed(stream, count, lazy=not below and self._reads_on_locked())
                 except BaseException:  # from outside: it is as if nothing had been
                     stream.chunks, stream.skip, stream.buffered = chunks, skip, before
                     stream.receive.read = read
@@ -167,10 +169,12 @@ class ReadSeat(WriteSeat):
                 self._brevity += 1
             return True
 
-        seated = defers = timed_out = False
+        seated = defers = timed_out = below = False
         answered = stream.wrote
         try:
             with self._lock:
+                # In a handler the thread that is asleep in the seat does not look before it sleeps.
+                below = self._reading is not None and self._reading_thread == get_ident()
                 done = attempt()
                 if not done:
                     stream.returns = answered and stream.acceptor == get_ident()
@@ -178,7 +182,13 @@ class ReadSeat(WriteSeat):
                         protocol.announce(stream)
                     if stream.readers is None:
                         stream.readers = []
-                    if into is not None and stream.post is None and deadline != 0 and self._inline:
+                    if (
+                        into is not None
+                        and stream.post is None
+                        and deadline != 0
+                        and self._inline
+                        and self._writing != get_ident()  # a handler's thread, which must not wait
+                    ):
                         post = stream.post = Post(into)
                         if self._left is not None and self._left[0] == post.thread:
                             self._tardy = time.monotonic() - self._left[1] > _TARDY

@@ -444,7 +444,7 @@ class WriteSeat(Clock):
             size = 0
             left = len(self._unsent)
             if left:
-                if left < 2 * _MAX_UNSENT and protocol.pressing:
+                if left < _MAX_UNSENT + 2 * _MAX_TURN and protocol.pressing:
                     # Before all that waits, but for the end of a frame that was begun.
                     self._unsent[self._cut : self._cut] = protocol.heartbeats()
                 buffers.append(self._unsent)
