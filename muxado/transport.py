@@ -115,14 +115,13 @@ class Transport:
         """Return when a read may succeed, after :meth:`wake`, or when the time is over."""
         raise NotImplementedError
 
-    def glance(self, times: int) -> int:
-        """Look so many times whether :meth:`wait_readable` would return: the count of looks until
-        it would, 0 if it never did.
+    def glance(self, times: int) -> bool:
+        """Look so many times whether :meth:`wait_readable` would return; true once it would.
 
         A thread that goes to sleep costs its waker an interrupt of another processor and itself
         the way back, several times what is between two such looks.
         """
-        return 0
+        return False
 
     def wait_writable(self, seconds: float | None) -> None:
         """Return when a write may succeed, after :meth:`shutdown`, or when the time is over."""
@@ -202,17 +201,17 @@ class Polled(Transport):
             with contextlib.suppress(BlockingIOError):
                 self._wakee.recv(64)
 
-    def glance(self, times: int) -> int:
+    def glance(self, times: int) -> bool:
         poll = self._poll_read
-        for looks in range(1, times + 1):
+        for _ in range(times):
             ready = poll(0)
             if ready:
                 if ready != self._only_readable:
                     with contextlib.suppress(BlockingIOError):
                         self._wakee.recv(64)
-                return looks
+                return True
             _sched_yield()  # the peer may need this very processor
-        return 0
+        return False
 
     def wait_writable(self, seconds: float | None) -> None:
         self._poll_write(None if seconds is None else _milliseconds(seconds))
@@ -299,14 +298,36 @@ class Plain(Polled):
             return 0
 
 
-class Secure(Polled):
+class Encrypted(Polled):
+    """What both kinds of TLS share: a lock, and an end that is known before it is told."""
+
+    locks = True
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
+        self._lock = threading.RLock()
+        self._ended = False  # the reader's
+        self._failure: ssl.SSLError | None = None  # the reader's: behind what it has returned
+        #: The reader's: one of both stands behind what was returned, and the socket may be silent.
+        self._untold = False
+
+    def inside(self) -> bool:
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
+
+    def wait_readable(self, seconds: float | None) -> None:
+        if not self._untold:
+            super().wait_readable(seconds)
+
+    def glance(self, times: int) -> bool:
+        return self._untold or super().glance(times)
+
+
+class Secure(Encrypted):
     """TLS, by an ``SSLObject`` over memory BIOs.
 
     Reading and writing share the TLS state behind one short lock, which is never held while
     the descriptor is read or written: two threads inside one ``SSLSocket`` break it.
     """
-
-    locks = True
 
     def __init__(
         self,
@@ -317,7 +338,6 @@ class Secure(Polled):
         server_hostname: str | None = None,
     ) -> None:
         super().__init__(sock)
-        self._lock = threading.RLock()
         self._incoming = ssl.MemoryBIO()  # guarded by _lock
         self._outgoing = ssl.MemoryBIO()  # guarded by _lock
         self._tls = context.wrap_bio(  # guarded by _lock
@@ -328,9 +348,6 @@ class Secure(Polled):
         )
         self._cipher = memoryview(bytearray(_TLS_PART))  # the reader's
         self._tail = memoryview(b"")  # the writer's: ciphertext the socket did not take
-        self._ended = False  # the reader's
-        self._failure: ssl.SSLError | None = None  # the reader's: behind what it has returned
-        self._untold = False  # the reader's: an end or a failure that it has not returned yet
 
     @property
     def sock(self) -> socket.socket:
@@ -340,9 +357,6 @@ class Secure(Polled):
     @property
     def pending(self) -> bool:  # type: ignore[override]
         return bool(self._tail) or bool(self._outgoing.pending)
-
-    def inside(self) -> bool:
-        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
 
     def step(self) -> str:
         """Go on with the handshake: ``""`` when done, else what it waits for, ``r`` or ``w``."""
@@ -378,13 +392,6 @@ class Secure(Polled):
             if left is not None and left <= 0:
                 raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake timed out")
             (self.wait_readable if want == "r" else self.wait_writable)(left)
-
-    def wait_readable(self, seconds: float | None) -> None:
-        if not self._untold:
-            super().wait_readable(seconds)
-
-    def glance(self, times: int) -> int:
-        return 1 if self._untold else super().glance(times)
 
     def recv_into(self, into: memoryview) -> int | None:
         self._untold = False
@@ -474,43 +481,27 @@ class Secure(Polled):
         super().finish()
 
 
-class Locked(Polled):
+class Locked(Encrypted):
     """An ``SSLSocket`` whose handshake is done.
 
     Its TLS state cannot be moved to memory BIOs, so it is used as it is, non-blocking, one call
     at a time.
     """
 
-    locks = True
-
     def __init__(self, sock: ssl.SSLSocket) -> None:
         super().__init__(sock)
-        self._tls = sock
-        self._lock = threading.RLock()  # around each call of _tls
+        self._tls = sock  # each call under _lock
         self._retry: bytes | None = None  # the writer's: OpenSSL wants the same bytes again
-        # The reader's: what has come behind the bytes that it has returned.
-        self._ended = False
-        self._failure: ssl.SSLError | None = None
 
     @property
     def pending(self) -> bool:  # type: ignore[override]
         return self._retry is not None
 
-    def inside(self) -> bool:
-        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
-
-    def wait_readable(self, seconds: float | None) -> None:
-        if not self._ended and self._failure is None:
-            super().wait_readable(seconds)
-
-    def glance(self, times: int) -> int:
-        return 1 if self._ended or self._failure is not None else super().glance(times)
-
     def recv_into(self, into: memoryview) -> int | None:
-        if self._ended or self._failure is not None:
-            failure, self._ended, self._failure = self._failure, False, None
-            if failure is not None:
-                raise failure
+        self._untold = False
+        if self._failure is not None:
+            raise self._failure
+        if self._ended:
             return 0
         with self._lock:
             done = 0
@@ -520,18 +511,19 @@ class Locked(Polled):
                         break
                     count = self._tls.recv_into(into[done:])
                     if not count:
-                        self._ended = bool(done)
+                        self._ended = True
                         break
                     done += count
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return done or None
             except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-                self._ended = bool(done)
+                self._ended = True
             except ssl.SSLError as error:
                 if not done:
                     raise
                 self._failure = error  # the records before the broken one are good
-            return done
+        self._untold = done > 0 and (self._ended or self._failure is not None)
+        return done
 
     def send(self, buffers: Sequence[Buffer]) -> int:
         # What was begun is kept and goes first, because OpenSSL wants a write that it cut off

@@ -131,7 +131,7 @@ def test_a_descriptor_comes_and_goes_before_the_leader_looks(
             gate.stop()
 
     with Gate() as gate, peer.session.open() as stream, peer.session.open() as other:
-        monkeypatch.setattr(engine.transport, "glance", lambda times: 0)
+        monkeypatch.setattr(engine.transport, "glance", lambda times: False)
         after(monkeypatch, engine.transport, "wait_readable", stop)
         after(monkeypatch, engine.transport, "wake", wake)
         reading = crew.start(stream.recv, 1)

@@ -25,6 +25,9 @@ from .gates import Gate, polls
 from .interrupts import Between, Interrupt, Twice, WithinCalls
 from .support import Pair, Sessions, threads_of, until
 
+#: A stream or a session that an exception has taken from its caller is nobody's.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
 #: Small windows, so that a large write waits for the peer's reader, several times.
 OPTIONS: dict[str, Any] = {"window": 4096, "heartbeat_interval": None, "linger": 0.2}
 
@@ -575,14 +578,12 @@ def strike_everywhere(
     raise AssertionError
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", [Between, WithinCalls])
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_at_every_place(sessions: Sessions, crew: Crew, operation: Operation, kind: Any) -> None:
     assert strike_everywhere(sessions, crew, operation, kind) > 0.25
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", [Between, WithinCalls])
 @pytest.mark.parametrize("operation", LONG_READS, ids=lambda operation: operation.__name__)
 def test_at_every_place_of_a_long_read(
@@ -591,7 +592,6 @@ def test_at_every_place_of_a_long_read(
     assert strike_everywhere(sessions, crew, operation, kind, LongScene, stride=2) > 0.25
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("later", [1, 2, 3, 5, 8, 13])
 @pytest.mark.parametrize("operation", TWICE, ids=lambda operation: operation.__name__)
 def test_twice(sessions: Sessions, crew: Crew, operation: Operation, later: int) -> None:
@@ -607,7 +607,6 @@ def test_twice(sessions: Sessions, crew: Crew, operation: Operation, later: int)
     strike_everywhere(sessions, crew, operation, kind, make, first=later, stride=11)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("operation", LOGGED, ids=lambda operation: operation.__name__)
 def test_at_every_place_while_all_is_logged(
     sessions: Sessions, crew: Crew, operation: Operation, caplog: pytest.LogCaptureFixture
@@ -618,7 +617,6 @@ def test_at_every_place_while_all_is_logged(
     assert "muxado.frames" in {record.name for record in caplog.records}
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize("kind", [Between, WithinCalls])
 @pytest.mark.parametrize("operation", LAST, ids=lambda operation: operation.__name__)
 def test_at_every_place_of_an_end(

@@ -47,10 +47,10 @@ def test_a_leader_that_finds_something_goes_on_looking(
     transport = peer.session._engine.transport
     looks: list[int] = []
 
-    def glance(times: int) -> int:
+    def glance(times: int) -> bool:
         looks.append(times)
         transport.wait_readable(None)
-        return 2
+        return True
 
     monkeypatch.setattr(transport, "glance", glance)
     peer.send(frame(DATA, SYN, 3))

@@ -336,8 +336,9 @@ def test_an_end_without_close_notify_is_ordinary(
     assert (end.code, end.error) == (muxado.ErrorCode.NO_ERROR, None)
 
 
+@pytest.mark.parametrize("done", [False, True], ids=["", "handshake done"])
 def test_close_notify_in_the_same_read_as_data_is_the_end(
-    sessions: Sessions, crew: Crew, certificate: Certificate
+    sessions: Sessions, crew: Crew, certificate: Certificate, done: bool
 ) -> None:
     """Though the connection below stays open."""
     near, far = tcp_pair()
@@ -347,7 +348,13 @@ def test_close_notify_in_the_same_read_as_data_is_the_end(
     ours = certificate.client_context().wrap_socket(
         near, server_hostname="localhost", do_handshake_on_connect=False
     )
-    making = crew.start(muxado.client, ours)
+
+    def make() -> muxado.Session:
+        if done:
+            ours.do_handshake()
+        return muxado.client(ours)
+
+    making = crew.start(make)
     while True:
         try:
             peer.do_handshake()

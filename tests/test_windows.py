@@ -372,7 +372,7 @@ def test_an_update_that_waits_goes_though_its_reader_interrupts_the_leader(
 def test_an_update_that_waits_goes_though_others_never_fall_silent(
     grown: Grown, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grown.engine.transport, "glance", lambda _: 1)
+    monkeypatch.setattr(grown.engine.transport, "glance", lambda _: True)
     reading = crew.start(grown.read, grown.start + 1)
     grown.send(grown.start)
     grown.told()
