@@ -226,28 +226,30 @@ class StreamState:
             chunks.append(bytes(piece))
         self.buffered += size
 
-    def take(self, count: int) -> bytes:
-        """Remove and return up to ``count`` bytes; there must be some."""
-        chunks, skip = self.chunks, self.skip
-        first = chunks[0]
+    def peek(self, count: int) -> bytes:
+        """Up to ``count`` bytes, which stay."""
+        if not self.chunks:
+            return b""
+        first, skip = self.chunks[0], self.skip
         have = len(first) - skip
         if count < have:
-            self.skip = skip + count
-            self.buffered -= count
             return bytes(memoryview(first)[skip : skip + count])
-        if count == have or len(chunks) == 1:
-            del chunks[0]
-            self.skip = 0
-            self.buffered -= have
+        if count == have or len(self.chunks) == 1:
             if skip:
                 return bytes(memoryview(first)[skip:])
             return first if type(first) is bytes else bytes(first)
-        data = self.peek(count)
-        self.drop(len(data))
-        return data
+        parts: list[memoryview] = []
+        for index, chunk in enumerate(self.chunks):
+            start = 0 if index else skip
+            part = memoryview(chunk)[start : start + count]
+            parts.append(part)
+            count -= len(part)
+            if not count:
+                break
+        return b"".join(parts)
 
-    def take_into(self, into: memoryview) -> int:
-        """Move bytes into ``into``, as many as fit; returns how many."""
+    def copy_into(self, into: memoryview) -> int:
+        """Copy bytes into ``into``, as many as fit; returns how many. They stay."""
         done, room = 0, len(into)
         for index, chunk in enumerate(self.chunks):
             start = 0 if index else self.skip
@@ -259,24 +261,10 @@ class StreamState:
             done += part
             if done == room:
                 break
-        self.drop(done)
         return done
 
-    def peek(self, count: int) -> bytes:
-        """Up to ``count`` bytes, which stay."""
-        parts: list[memoryview] = []
-        for index, chunk in enumerate(self.chunks):
-            start = 0 if index else self.skip
-            part = memoryview(chunk)[start : start + count]
-            parts.append(part)
-            count -= len(part)
-            if not count:
-                break
-        return b"".join(parts)
-
-    def drop(self, count: int) -> None:
-        """Remove ``count`` bytes; there must be as many."""
-        self.buffered -= count
+    def ahead(self, count: int) -> tuple[int, int]:
+        """Where ``count`` bytes end: so many pieces are among them, and so much of the next."""
         count += self.skip
         gone = 0
         for chunk in self.chunks:
@@ -284,8 +272,20 @@ class StreamState:
                 break
             count -= len(chunk)
             gone += 1
+        return gone, count
+
+    def take(self, count: int) -> bytes:
+        """Remove and return up to ``count`` bytes; there must be some."""
+        data = self.peek(count)
+        self.drop(len(data))
+        return data
+
+    def drop(self, count: int) -> None:
+        """Remove ``count`` bytes; there must be as many."""
+        gone, skip = self.ahead(count)
         del self.chunks[:gone]
-        self.skip = count
+        self.skip = skip
+        self.buffered -= count
 
     def clear(self) -> None:
         """Forget what was received."""

@@ -182,7 +182,7 @@ class Stream:
             return self._recv_with_flags(bufsize, flags)
         if not bufsize:
             return b""
-        return self._engine.read(state, state.take, bufsize, b"", self._deadline())
+        return self._engine.read(state, state.peek, bufsize, b"", self._deadline())
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         view = memoryview(buffer)
@@ -206,7 +206,7 @@ class Stream:
                 return 0
             state = self._state
             deadline = self._deadline()
-            return self._engine.read(state, state.take_into, view, 0, deadline, into=view)
+            return self._engine.read(state, state.copy_into, view, 0, deadline, into=view)
         finally:
             view.release()
 
@@ -232,19 +232,21 @@ class Stream:
             window = state.receive
             least = min(bufsize, window.size - window.read) if flags & _MSG_WAITALL else 1
             try:
-                return engine.read(state, state.peek, bufsize, b"", deadline, least=least)
+                return engine.read(
+                    state, state.peek, bufsize, b"", deadline, least=least, keep=True
+                )
             except (TimeoutError, BlockingIOError):
                 if least == 1:
                     raise
-            return engine.read(state, state.peek, bufsize, b"", 0.0)
+            return engine.read(state, state.peek, bufsize, b"", 0.0, keep=True)
         if not flags & _MSG_WAITALL:
-            return engine.read(state, state.take, bufsize, b"", deadline)
+            return engine.read(state, state.peek, bufsize, b"", deadline)
         # A whole message may be larger than the window, so it is taken as it comes.
         parts: list[bytes] = []
         left = bufsize
         while left:
             try:
-                part = engine.read(state, state.take, left, b"", deadline)
+                part = engine.read(state, state.peek, left, b"", deadline)
             except OSError:
                 if not parts:
                     raise

@@ -143,7 +143,8 @@ class Pair(RuleBasedStateMachine):
         peer = self.sides[1 - side].held[held.state.id]
         if into:
             room = bytearray(count)
-            done = held.state.take_into(memoryview(room))
+            done = held.state.copy_into(memoryview(room))
+            held.state.drop(done)
             self.sides[side].end.protocol.consumed(held.state, done)
             taken = bytes(room[:done])
         else:

@@ -85,8 +85,8 @@ class Taken:
 
     __slots__ = ("count", "view")
 
-    def __init__(self, chunks: list[bytes | bytearray], skip: int, count: int) -> None:
-        self.view = memoryview(b"".join(chunks))[skip:]
+    def __init__(self, data: Any, count: int) -> None:
+        self.view = memoryview(data)
         self.count = count
 
 
@@ -98,18 +98,20 @@ class ReadSeat(WriteSeat):
     def read(
         self,
         stream: StreamState,
-        take: Callable[[A], T],
+        copy: Callable[[A], T],
         what: A,
         nothing: T,
         deadline: float | None,
         *,
         least: int = 1,
         into: memoryview | None = None,
+        keep: bool = False,
     ) -> T:
-        """Wait for ``least`` bytes and return ``take(what)``, called under the lock.
+        """Wait for ``least`` bytes and return ``copy(what)``, called under the lock.
 
-        At the end of file that is what there is, and ``nothing`` where that is none. With ``into``
-        long frames may be read into it past ``take``, and their count is what is returned.
+        What is copied is taken from the stream, unless it is to be kept there. At the end of file
+        that is what there is, and ``nothing`` where that is none. With ``into``, into which
+        ``copy`` copies, long frames may be read past it, and their count is what is returned.
         ``deadline`` is in seconds on the monotonic clock, ``None`` for never, 0 for not to wait
         at all (``BlockingIOError``); past it ``TimeoutError``.
         """
@@ -119,8 +121,8 @@ class ReadSeat(WriteSeat):
         protocol = self.protocol
         taken: list[T] = []
         post: Post | None = None
-        #: For an exception: the pieces there were, the start in the first, and what was taken.
-        before_it: tuple[list[bytes | bytearray], int, int] | None = None
+        #: For an exception: what was taken, and how many bytes of it.
+        had: tuple[Any, int] | None = None
         lost: Taken | None = None
 
         def attempt() -> bool:
@@ -139,24 +141,24 @@ class ReadSeat(WriteSeat):
             return done
 
         def look() -> bool:
-            nonlocal before_it
+            nonlocal had
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
                 other: Post | None = stream.post
                 if other is not None and other is not post and other.count:
                     other.seal()
                     self._wake_all_locked(stream.readers)
-                chunks, skip, read = stream.chunks[:], stream.skip, stream.receive.read
-                try:
-                    result = take(what)
-                    count = before - stream.buffered
-                    if count:
-                        protocol.consumed(stream, count, lazy=not below and self._reads_on_locked())
-                except BaseException:  # from outside: it is as if nothing had been
-                    stream.chunks, stream.skip, stream.buffered = chunks, skip, before
-                    stream.receive.read = read
-                    raise
-                before_it = (chunks, skip, count)
+                result = copy(what)
+                if not keep:
+                    count = cast("int", result) if into is not None else len(cast("bytes", result))
+                    gone, skip = stream.ahead(count)
+                    # With no call in between, behind which an exception from outside could strike.
+                    del stream.chunks[:gone]
+                    stream.skip = skip
+                    stream.buffered -= count
+                    stream.receive.read += count
+                    had = (result if into is None else into, count)
+                    protocol.consumed(stream, 0, lazy=not below and self._reads_on_locked())
                 taken.append(result)
                 if stream.wrote:
                     stream.wrote = False
@@ -233,11 +235,11 @@ class ReadSeat(WriteSeat):
                 self.push()
         except BaseException:
             try:
-                lost = None if before_it is None else Taken(*before_it)
+                lost = None if had is None else Taken(*had)
                 self._give_up_reading(taken, stream, post, lost)
             except BaseException:
-                if lost is None and before_it is not None:
-                    lost = Taken(*before_it)
+                if lost is None and had is not None:
+                    lost = Taken(*had)
                 self._give_up_reading(taken, stream, post, lost)
             raise
         if taken:
@@ -262,14 +264,15 @@ class ReadSeat(WriteSeat):
 
     def _fill_locked(self, stream: StreamState, post: Post, *, lazy: bool) -> None:
         """Move what lies with ``stream`` behind what is in ``post``, all that fits or nothing."""
-        before = (stream.chunks[:], stream.skip, stream.buffered, stream.receive.read)
-        try:
-            count = stream.take_into(post.view[post.count :])
-            self.protocol.consumed(stream, count, lazy=lazy)
-        except BaseException:  # from outside
-            stream.chunks, stream.skip, stream.buffered, stream.receive.read = before
-            raise
+        count = stream.copy_into(post.view[post.count :])
+        gone, skip = stream.ahead(count)
+        # With no call in between, behind which an exception from outside could strike.
+        del stream.chunks[:gone]
+        stream.skip = skip
+        stream.buffered -= count
+        stream.receive.read += count
         post.count += count
+        self.protocol.consumed(stream, 0, lazy=lazy)
 
     def _reads_on_locked(self) -> bool:
         """Whether somebody looks at what is in the protocol's ``grants`` before long: we do, in the
