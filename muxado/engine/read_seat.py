@@ -152,12 +152,13 @@ class ReadSeat(WriteSeat):
                 if not keep:
                     count = cast("int", result) if into is not None else len(cast("bytes", result))
                     gone, skip = stream.ahead(count)
-                    # With no call in between, behind which an exception from outside could strike.
+                    holds = (result if into is None else into, count)
+                    # With no call and no branch, where an exception from outside could strike.
                     del stream.chunks[:gone]
                     stream.skip = skip
                     stream.buffered -= count
                     stream.receive.read += count
-                    had = (result if into is None else into, count)
+                    had = holds
                     protocol.consumed(stream, 0, lazy=not below and self._reads_on_locked())
                 taken.append(result)
                 if stream.wrote:
