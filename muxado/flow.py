@@ -76,7 +76,6 @@ class ReceiveWindow:
 
     __slots__ = (
         "_asked",
-        "_due",
         "_half",
         "_need",
         "_quiet",
@@ -84,6 +83,7 @@ class ReceiveWindow:
         "_since",
         "_start",
         "_told",
+        "due",
         "left",
         "mark",
         "read",
@@ -95,7 +95,8 @@ class ReceiveWindow:
         self.size = size
         self._start = size
         self._half = (size + 1) // 2  # bytes read that an update must be sent for
-        self._due = self._half  # and may be
+        #: And may be: with so many in `read`.
+        self.due = self._half
         #: Bytes the peer may still send.
         self.left = size
         #: Bytes the application has read that the peer does not know of yet. Below 0 after the
@@ -104,12 +105,13 @@ class ReceiveWindow:
         #: With less than this left, bytes have come that the peer could send only after it had
         #: the update of the time ``_asked``. 0 while no round trip is being measured.
         self.mark = 0
-        self._asked = 0.0
-        self._told = 0  # `read`, as the last update left it
         self._since = -1.0  # when the application began to read `_read` bytes; before the first, -1
-        self._read = 0
-        self._need = 0.0  # the largest window that was needed since the time `_quiet`
-        self._quiet = 0.0
+        # Not before the first update:
+        self._asked: float
+        self._told: int  # `read`, as the last update left it
+        self._read: int
+        self._need: float  # the largest window that was needed since the time `_quiet`
+        self._quiet: float
 
     def consume(self, count: int) -> bool:
         """The application has read ``count`` bytes; true when an update is due.
@@ -117,7 +119,7 @@ class ReceiveWindow:
         It may wait while more comes from the peer, unless it is :attr:`pressing`.
         """
         self.read += count
-        return self.read >= self._due
+        return self.read >= self.due
 
     @property
     def pressing(self) -> bool:
@@ -138,14 +140,14 @@ class ReceiveWindow:
 
         To be asked when an update is due. ``trip`` is the round trip in seconds.
         """
-        self._read += self.read - self._told
-        took = now - self._since
+        need = None
         if self._since < 0:
-            need = None
-            self._quiet = now
-        elif took < max(trip, _BURST):
-            return None
+            self._need, self._quiet = 0.0, now
         else:
+            self._read += self.read - self._told
+            took = now - self._since
+            if took < max(trip, _BURST):
+                return None
             need = 3 * self._read * trip / took
             self._need = need if took >= _SETTLE else max(need, self._need)
         self._since, self._read = now, 0
@@ -163,7 +165,7 @@ class ReceiveWindow:
         self.read += size - self.size
         self.size = size
         self._half = (size + 1) // 2
-        self._due = min(self._half, -(-3 * self._start // 4))
+        self.due = min(self._half, -(-3 * self._start // 4))
 
     def told(self, increment: int, now: float) -> None:
         """An update of ``increment`` bytes goes to the peer: measure how long it takes."""

@@ -415,14 +415,16 @@ class Protocol:
             raise ProtocolError(f"SYN for stream {stream_id}, which is open")
         if self.codec.strict_ids and stream_id <= self.last_peer_id:
             raise ProtocolError(f"SYN for stream {stream_id} after {self.last_peer_id}")
-        self.last_peer_id = max(self.last_peer_id, stream_id)
-        beats = self.codec.carries_types and stream_type == self.codec.heartbeat_type
-        self._check_owed()
-        full = self.going_away or self.peer_streams >= self.config.max_streams
-        if full and not beats:
-            self.refused += 1
-            self._draw_reset(stream_id, ErrorCode.STREAM_REFUSED)
-            return
+        if stream_id > self.last_peer_id:
+            self.last_peer_id = stream_id
+        if self._owed > _MAX_OWED:
+            self._check_owed()
+        if self.going_away or self.peer_streams >= self.config.max_streams:
+            beats = self.codec.carries_types and stream_type == self.codec.heartbeat_type
+            if not beats:
+                self.refused += 1
+                self._draw_reset(stream_id, ErrorCode.STREAM_REFUSED)
+                return
         stream = StreamState(
             stream_id,
             local=False,
@@ -493,7 +495,8 @@ class Protocol:
                 )
             return
         window = stream.receive
-        if length > window.left:
+        left = window.left - length
+        if left < 0:
             self._charge(_WASTED)
             self._reset(
                 stream,
@@ -504,12 +507,13 @@ class Protocol:
                 ),
             )
             return
-        window.left -= length
-        if window.left < window.mark:
+        window.left = left
+        if left < window.mark:
             self.windows.saw(window.answered(self._clock()))
-        if not (length or fin) and stream.answered:  # else it came with the SYN
+        if not stream.answered:
+            stream.answered = True
+        elif not (length or fin):  # nor did it come with the SYN
             self._charge(_USELESS)
-        stream.answered = True
         if len(piece) != length:
             self._current, self._current_fin = stream, fin
             if len(piece):
@@ -813,10 +817,11 @@ class Protocol:
         """The next stream the peer opened, if one waits; for the thread ``acceptor``."""
         if not self.backlog:
             return None
-        stream = next(iter(self.backlog.values()))
-        self.last_accepted = max(self.last_accepted, stream.id)
-        # From here on with no call, behind which an exception from outside could strike.
-        del self.backlog[stream.id]
+        number, stream = next(iter(self.backlog.items()))
+        if number > self.last_accepted:
+            self.last_accepted = number
+        # From here on with no call and no branch, where an exception from outside could strike.
+        del self.backlog[number]
         self.accepted += 1
         stream.accepted, stream.acceptor = True, acceptor
         return stream
@@ -832,20 +837,23 @@ class Protocol:
             self.schedule.add(stream, priority)
 
     def _rank(self, stream: StreamState) -> None:
-        count = self.levels.get(stream.priority, 0)
+        levels, priority = self.levels, stream.priority
+        count = levels.get(priority, 0)
         stream.ranked = True
-        self.levels[stream.priority] = count + 1
-        self.mixed = len(self.levels) > 1
+        levels[priority] = count + 1
+        if not count:
+            self.mixed = len(levels) > 1
 
     def _unrank(self, stream: StreamState) -> None:
         """It sends nothing more, or not at this priority."""
         if stream.ranked:
             stream.ranked = False
-            if self.levels[stream.priority] > 1:
-                self.levels[stream.priority] -= 1
+            levels, priority = self.levels, stream.priority
+            if levels[priority] > 1:
+                levels[priority] -= 1
             else:
-                del self.levels[stream.priority]
-            self.mixed = len(self.levels) > 1
+                del levels[priority]
+                self.mixed = len(levels) > 1
 
     def unaccept(self, stream: StreamState, acceptor: int) -> None:
         """``acceptor``, if it has accepted ``stream``, never got it: it is the next one again."""
@@ -883,9 +891,11 @@ class Protocol:
         self._unrank(stream)
         stream.fin_out = True
         self.ending[stream] = None
-        self.urgent |= urgent
-        self.schedule.discard(stream)  # first: one that is scheduled has something to write
-        stream.write = None
+        if urgent:
+            self.urgent = True
+        if stream.write is not None:
+            self.schedule.discard(stream)  # first: one that is scheduled has something to write
+            stream.write = None
 
     def hush(self, stream: StreamState) -> None:
         """SHUT_RD: what was received and not read, and what still comes, is dropped."""
@@ -902,15 +912,15 @@ class Protocol:
         """
         if stream.closed:
             return
-        if stream.failure is None and stream.buffered:
-            self._reset(
-                stream,
-                Failure(StreamReset, "closed with bytes unread", ErrorCode.STREAM_CANCELLED),
-            )
-        elif stream.failure is None:
-            self.end(stream, urgent=stream.wrote and not lazy)
-            self._late_ends += not stream.fin_in
-            self._forget(stream)
+        if stream.failure is None:
+            if stream.buffered:
+                text = "closed with bytes unread"
+                self._reset(stream, Failure(StreamReset, text, ErrorCode.STREAM_CANCELLED))
+            else:
+                self.end(stream, urgent=stream.wrote and not lazy)
+                if not stream.fin_in:
+                    self._late_ends += 1
+                self._forget(stream)
         # Last, with no call in between: what an exception from outside cuts short is repeated.
         if stream.accepted:
             self.peer_streams -= 1
@@ -963,7 +973,9 @@ class Protocol:
         left to ride with their first bytes.
         """
         codec = self.codec
-        frames = self._beats(behind=True)
+        frames = bytearray()
+        if self._says or self._probing:
+            frames = self._beats(behind=True)
         count = 0
         start = self.framed - len(frames)
         if self.grants:
@@ -1007,9 +1019,12 @@ class Protocol:
     @property
     def pressing(self) -> bool:
         """Whether a heartbeat is owed that may go before whatever waits to be sent."""
-        return self._probing or any(
-            self._precedes(stream) and stream.send.left >= len(data)
-            for stream, data in self._says.items()
+        return self._probing or (
+            bool(self._says)
+            and any(
+                self._precedes(stream) and stream.send.left >= len(data)
+                for stream, data in self._says.items()
+            )
         )
 
     def heartbeats(self) -> bytes:
@@ -1144,12 +1159,13 @@ class Protocol:
         stream.failure = failure  # last: what an exception from outside cuts short can be repeated
 
     def _forget(self, stream: StreamState) -> None:
-        if self.streams.get(stream.id) is not stream:
+        number, send = stream.id, stream.send
+        if self.streams.get(number) is not stream:
             return
-        del self.streams[stream.id]
-        if not stream.local:
-            self.peer_streams -= not (stream.accepted or stream in self.services)
-        self._late_credit += stream.send.most - stream.send.left
+        del self.streams[number]
+        if not (stream.local or stream.accepted or stream in self.services):
+            self.peer_streams -= 1
+        self._late_credit += send.most - send.left
         self.windows.closed(stream.receive)
         if self.grants and (stream.receive.left or stream.fin_in or stream.failure is not None):
             self.grants.pop(stream, None)
@@ -1158,6 +1174,6 @@ class Protocol:
             self.services.pop(stream, None)
             self._says.pop(stream, None)
             self._untyped.pop(stream, None)
-        if self.backlog and self.backlog.get(stream.id) is stream:
-            del self.backlog[stream.id]
+        if self.backlog and self.backlog.get(number) is stream:
+            del self.backlog[number]
             self.arrived = True  # or rather left: who polls for it must look again

@@ -112,6 +112,9 @@ class Stream:
             _release(view)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
+        if type(data) is bytes and data and self._timeout is None and not (flags or self._closed):
+            self._engine.write(self._state, data, None, whole=True)
+            return
         if flags:
             _check_flags(flags, _SEND_FLAGS)
         view = data if type(data) is bytes else _bytes_of(data)
@@ -182,7 +185,11 @@ class Stream:
             return self._recv_with_flags(bufsize, flags)
         if not bufsize:
             return b""
-        return self._engine.read(state, state.peek, bufsize, b"", self._deadline())
+        timeout = self._timeout
+        deadline = time.monotonic() + timeout if timeout else timeout
+        if state.buffered:
+            return self._engine.read_at_once(state, state.peek, bufsize, b"", deadline)
+        return self._engine.read(state, state.peek, bufsize, b"", deadline)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         view = memoryview(buffer)
@@ -205,8 +212,10 @@ class Stream:
             if not view:
                 return 0
             state = self._state
-            deadline = self._deadline()
-            return self._engine.read(state, state.copy_into, view, 0, deadline, into=view)
+            copy, deadline = state.copy_into, self._deadline()
+            if state.buffered:
+                return self._engine.read_at_once(state, copy, view, 0, deadline, into=view)
+            return self._engine.read(state, copy, view, 0, deadline, into=view)
         finally:
             view.release()
 

@@ -122,20 +122,25 @@ class Scene:
         """
         stream.settimeout(GUARD)
         self.reader = stream
-        read, done = self.engine.read, 0
+        engine, done = self.engine, 0
+        read, at_once = engine.read, engine.read_at_once
 
-        def counting(*args: Any, **options: Any) -> Any:
-            nonlocal done
-            result: Any = read(*args, **options)
-            done += result if isinstance(result, int) else len(result)
-            return result
+        def counting(function: Callable[..., Any]) -> Any:
+            def counted(*args: Any, **options: Any) -> Any:
+                nonlocal done
+                before = done  # one of them may call the other
+                result: Any = function(*args, **options)
+                done = before + (result if isinstance(result, int) else len(result))
+                return result
+
+            return counted
 
         def run() -> None:
-            self.engine.read = counting  # type: ignore[method-assign]
+            engine.read, engine.read_at_once = counting(read), counting(at_once)  # type: ignore[method-assign]
             call()
 
         def afterwards() -> None:
-            self.engine.read = read  # type: ignore[method-assign]
+            engine.read, engine.read_at_once = read, at_once  # type: ignore[method-assign]
             self.check_descriptor(stream)
             with contextlib.suppress(muxado.SessionClosed):
                 rest = b""

@@ -223,39 +223,47 @@ class Engine(Dropped):
 
     def close_stream(self, stream: StreamState) -> None:
         """The application lets go of it."""
-        if self._inside():
+        if (self._lock._is_owned() or self._guarded) and self._inside():
             self.drop(stream)
             return
+        protocol = self.protocol
         try:
             if self._bequeathed:
                 self.collect()
             with self._lock:
-                if stream in self._wills:
+                if self._wills and stream in self._wills:
                     self._drop_locked(stream)
                     return
                 if stream.write is not None:
-                    self.protocol.schedule.discard(stream)
+                    protocol.schedule.discard(stream)
                     stream.write = None
                 if self.death is None:
-                    followed = stream.fin_in or (
-                        stream.acceptor == get_ident() and bool(self.protocol.backlog)
+                    lazy = (
+                        stream.wrote
+                        and (
+                            stream.fin_in
+                            or (stream.acceptor == get_ident() and bool(protocol.backlog))
+                        )
+                        and self._may_ride_locked()
                     )
-                    lazy = followed and stream.wrote and self._may_ride_locked()
-                    self.protocol.close(stream, lazy=lazy)
-                    if self.protocol.ending and not self.protocol.urgent:
+                    protocol.close(stream, lazy=lazy)
+                    if protocol.ending and not protocol.urgent:
                         self._give_ride_locked()
                 stream.closed = True
-                self._unpin_locked(stream)
+                if stream.poller is not None:
+                    self._unpin_locked(stream)
                 if self._starved:
                     self._starved.pop(stream, None)
-                self._wake_readers_locked(stream)
+                if stream.readers or self._leading is stream:
+                    self._wake_readers_locked(stream)
                 if stream.writers:
                     self._wake_all_locked(stream.writers)
                 pollers = None
-                if self.protocol.changed or self.protocol.arrived or self._drainers:
+                if protocol.changed or protocol.arrived or self._drainers:
                     pollers = self._announce_locked()
-                self._replace_locked(stream)
-            if pollers is not None or self.protocol.urgent or self.transport.pending:
+                if self._reading is None and self._willing:
+                    self._replace_locked(stream)
+            if pollers is not None or protocol.urgent or self.transport.pending:
                 self._follow_up(pollers)
         except BaseException:
             try:

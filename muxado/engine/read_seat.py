@@ -85,8 +85,8 @@ class Taken:
 
     __slots__ = ("count", "view")
 
-    def __init__(self, data: Any, count: int) -> None:
-        self.view = memoryview(data)
+    def __init__(self, memory: Any, count: int) -> None:
+        self.view = memoryview(memory)
         self.count = count
 
 
@@ -117,13 +117,13 @@ class ReadSeat(WriteSeat):
         """
         # Budget of the common case, a caller that waits for a reply and finds the read seat
         # free: two turns of the lock, one poll, one read, no other thread.
-        self._check_reentry()
+        if self._lock._is_owned() or self._guarded:
+            self._check_reentry()
         protocol = self.protocol
         taken: list[T] = []
         post: Post | None = None
-        #: For an exception: what was taken, and how many bytes of it.
-        had: tuple[Any, int] | None = None
-        lost: Taken | None = None
+        #: For an exception: where what was taken is, and how many bytes.
+        had: list[Any] = [None]
 
         def attempt() -> bool:
             if post is not None:
@@ -135,82 +135,55 @@ class ReadSeat(WriteSeat):
                         return False
                     taken.append(cast("T", self._filled_locked(stream, post)))
                     return True
-            done = look()
-            if done and post is not None:
-                post.retract(stream)
-            return done
-
-        def look() -> bool:
-            nonlocal had
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
                 other: Post | None = stream.post
                 if other is not None and other is not post and other.count:
                     other.seal()
                     self._wake_all_locked(stream.readers)
-                result = copy(what)
-                if not keep:
-                    count = cast("int", result) if into is not None else len(cast("bytes", result))
-                    gone, skip = stream.ahead(count)
-                    holds = (result if into is None else into, count)
-                    # With no call and no branch, where an exception from outside could strike.
-                    del stream.chunks[:gone]
-                    stream.skip = skip
-                    stream.buffered -= count
-                    stream.receive.read += count
-                    had = holds
-                    protocol.consumed(stream, 0, lazy=not below and self._reads_on_locked())
+                if keep:
+                    result = copy(what)
+                else:
+                    result = self._take_locked(stream, copy, what, into, had, lazy=not below)
                 taken.append(result)
-                if stream.wrote:
-                    stream.wrote = False
-                    if not stream.local:
-                        self._brevity = 0
-                return True
-            if not self._stopped(stream):
+            elif not (stream.fin_in or self._stopped(stream)):
                 return False
-            if answered and not stream.local:
+            elif answered and not stream.local:
                 self._brevity += 1
+            if post is not None:
+                post.retract(stream)
             return True
 
-        seated = defers = timed_out = below = False
+        me = get_ident()
+        seated = defers = timed_out = below = done = False
         answered = stream.wrote
         try:
             with self._lock:
                 # In a handler the thread that is asleep in the seat does not look before it sleeps.
-                below = self._reading is not None and self._reading_thread == get_ident()
-                done = attempt()
+                below = self._reading_thread == me and self._reading is not None
+                if stream.buffered or self._stopped(stream):
+                    done = attempt()
                 if not done:
-                    stream.returns = answered and stream.acceptor == get_ident()
+                    stream.returns = answered and stream.acceptor == me
                     if not stream.opened:
                         protocol.announce(stream)
                     if stream.readers is None:
                         stream.readers = []
-                    if (
-                        into is not None
-                        and stream.post is None
-                        and deadline != 0
-                        and self._inline
-                        and self._writing != get_ident()  # a handler's thread, which must not wait
-                    ):
-                        post = stream.post = Post(into)
-                        if self._left is not None and self._left[0] == post.thread:
-                            self._tardy = time.monotonic() - self._left[1] > _TARDY
-                            self._left = None
-                    if (
-                        self._reading is None
-                        and deadline != 0
-                        and self._inline
-                        and not self._pins
-                        and not protocol.urgent
-                        and self._writing != get_ident()  # a handler's thread: see _sits_below()
-                    ):
-                        if self._brevity >= BRIEF and answered and self._defers_locked(stream):
-                            defers = True
-                        else:
-                            seated = True
-                            self._leading = stream
-                            self._sittings += 1
-                            self._reading, self._reading_thread = taken, get_ident()
+                    if deadline != 0 and self._inline and self._writing != me:
+                        # Else a handler's thread, which must not wait: see _sits_below().
+                        if into is not None and stream.post is None:
+                            post = stream.post = Post(into)
+                            if self._left is not None and self._left[0] == me:
+                                self._tardy = time.monotonic() - self._left[1] > _TARDY
+                                self._left = None
+                        if self._reading is None and not self._pins and not protocol.urgent:
+                            if self._brevity >= BRIEF and answered and self._defers_locked(stream):
+                                defers = True
+                            else:
+                                seated = True
+                                self._leading = stream
+                                self._sittings += 1
+                                self._reading, self._reading_thread = taken, me
             if seated:
                 done = self._lead(attempt, deadline, post is not None)
             if not done and deadline != 0:
@@ -236,12 +209,9 @@ class ReadSeat(WriteSeat):
                 self.push()
         except BaseException:
             try:
-                lost = None if had is None else Taken(*had)
-                self._give_up_reading(taken, stream, post, lost)
+                self._give_up_reading(taken, stream, post, had)
             except BaseException:
-                if lost is None and had is not None:
-                    lost = Taken(*had)
-                self._give_up_reading(taken, stream, post, lost)
+                self._give_up_reading(taken, stream, post, had)
             raise
         if taken:
             return taken[0]
@@ -250,6 +220,77 @@ class ReadSeat(WriteSeat):
         with self._lock:
             self._raise_failure_locked(stream)
         return nothing
+
+    def read_at_once(
+        self,
+        stream: StreamState,
+        copy: Callable[[A], T],
+        what: A,
+        nothing: T,
+        deadline: float | None,
+        *,
+        into: memoryview | None = None,
+    ) -> T:
+        """As :meth:`read`, and quicker where there is something already."""
+        if self._lock._is_owned() or self._guarded:
+            self._check_reentry()
+        had: list[Any] = [None]
+        try:
+            with self._lock:
+                ready = stream.buffered and not stream.closed and stream.post is None
+                if ready:
+                    below = self._reading_thread == get_ident() and self._reading is not None
+                    result = self._take_locked(stream, copy, what, into, had, lazy=not below)
+            if ready:
+                if stream.poller is not None:
+                    stream.poller.sync()
+                if self.protocol.urgent:
+                    self.push()
+        except BaseException:
+            try:
+                self._give_up_reading(None, stream, None, had)
+            except BaseException:
+                self._give_up_reading(None, stream, None, had)
+            raise
+        if ready:
+            return result
+        return self.read(stream, copy, what, nothing, deadline, into=into)
+
+    def _take_locked(
+        self,
+        stream: StreamState,
+        copy: Callable[[A], T],
+        what: A,
+        into: memoryview | None,
+        had: list[Any],
+        *,
+        lazy: bool,
+    ) -> T:
+        """``copy(what)``, taken from ``stream``; ``had`` is told of it.
+
+        ``lazy``: the one in the read seat looks at what is owed before it sleeps, if it is there.
+        """
+        result: Any = copy(what)
+        holds = (result, len(result)) if into is None else (into, result)
+        count = holds[1]
+        if count == stream.buffered:
+            gone, skip = len(stream.chunks), 0
+        else:
+            gone, skip = stream.ahead(count)
+        window = stream.receive
+        # With no call and no branch, where an exception from outside could strike.
+        del stream.chunks[:gone]
+        stream.skip = skip
+        stream.buffered -= count
+        window.read += count
+        had[0] = holds
+        if window.read >= window.due:
+            self.protocol.consumed(stream, 0, lazy=lazy and self._reads_on_locked())
+        if stream.wrote:
+            stream.wrote = False
+            if not stream.local:
+                self._brevity = 0
+        return result  # type: ignore[no-any-return]
 
     def _filled_locked(self, stream: StreamState, post: Post) -> int:
         """The caller has its memory back: how many bytes are in it."""
@@ -298,14 +339,20 @@ class ReadSeat(WriteSeat):
         return free
 
     def _give_up_reading(
-        self, seat: object, stream: StreamState, post: Post | None, lost: Taken | None
+        self,
+        seat: object,
+        stream: StreamState,
+        post: Post | None,
+        had: list[Any],
     ) -> None:
         """An exception takes the caller away, and what it had of ``stream`` is not its own."""
         self._give_up(seat, None, [])
         if post is not None:
             self._take_back(stream, post)
-        if lost is not None:
-            self._take_back(stream, lost)
+        if had[0] is not None:
+            if isinstance(had[0], tuple):
+                had[0] = Taken(*had[0])
+            self._take_back(stream, had[0])
 
     def _take_back(self, stream: StreamState, post: Post | Taken) -> None:
         """An exception takes the caller away: what is in its memory is for who reads next."""
@@ -369,31 +416,36 @@ class ReadSeat(WriteSeat):
 
     def accept(self, deadline: float | None) -> StreamState:
         """The next stream of the peer; ``deadline`` as in :meth:`read`."""
-        protocol = self.protocol
+        protocol, backlog = self.protocol, self.protocol.backlog
+        stream: StreamState | None = None
+        over = False
 
         def ready() -> bool:
-            return bool(protocol.backlog) or self.death is not None or self._closing
+            nonlocal stream, over
+            if backlog and not self._closing:
+                # Known before it is taken, for an exception may strike in between.
+                stream = next(iter(backlog.values()))
+                protocol.accept(get_ident())
+                self._held_back = self._held_back and bool(backlog)
+                return True
+            if self.death is not None or self._closing:
+                over = self._told = True
+                self._wake_all_locked(self._watchers)
+                return True
+            return False
 
-        stream = None
         try:
-            while True:
+            if backlog or deadline == 0:
                 with self._lock:
-                    if protocol.backlog and not self._closing:
-                        # Known before it is taken, for an exception may strike in between.
-                        stream = next(iter(protocol.backlog.values()))
-                        protocol.accept(get_ident())
-                        self._held_back = self._held_back and bool(protocol.backlog)
-                    over = stream is None and (self.death is not None or self._closing)
-                    if over:
-                        self._told = True
-                        self._wake_all_locked(self._watchers)
-                    poller = self.session_poller
-                if stream is not None or over:
-                    if poller is not None:
-                        poller.sync()
-                    break
-                if deadline == 0 or not self._wait(self._acceptors, ready, deadline, reads=True):
-                    break
+                    done = ready()
+            else:
+                done = False
+            if not done and deadline != 0:
+                done = self._wait(self._acceptors, ready, deadline, reads=True)
+            if done:
+                poller = self.session_poller
+                if poller is not None:
+                    poller.sync()
         except BaseException:
             try:
                 self._give_up_accepting(stream)
@@ -427,7 +479,7 @@ class ReadSeat(WriteSeat):
 
     def _lead(
         self,
-        ready: Callable[[], object],
+        ready: Callable[[], bool],
         deadline: float | None,
         posted: bool,
     ) -> bool:
@@ -452,7 +504,7 @@ class ReadSeat(WriteSeat):
                     pollers = self._announce_locked(but=self._reading)
                 if self._held is not None and not self._eager:
                     self._tell_held_locked()
-                done = bool(ready())
+                done = ready()
                 if self._late and not done:
                     self._wake_late_locked()
                 if self.protocol.grants:

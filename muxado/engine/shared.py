@@ -92,6 +92,8 @@ class Shared:
         self._lock: Any = threading.RLock()
         #: Where anybody listens, what is to be logged; to be added to with _lock held.
         self.notes = Notes(self.name, self._lock) if Notes.wanted() else None
+        #: There are other locks that a thread may be inside of.
+        self._guarded = transport.locks or self.notes is not None
         # guarded by _lock
         self.protocol = Protocol(config, client=client, clock=time.monotonic)
         if self.notes is not None and frames.isEnabledFor(logging.DEBUG):
@@ -211,7 +213,7 @@ class Shared:
     def _wait(
         self,
         crowd: list[threading.Lock],
-        ready: Callable[[], object],
+        ready: Callable[[], bool],
         deadline: float | None,
         *,
         reads: bool = False,
@@ -231,22 +233,27 @@ class Shared:
         waiter: threading.Lock | None = None
         reads = reads and self._inline
         led = False
-        self._check_reentry()
-        if self._sits_below(reading=reads or crowd is self._watchers or crowd is self._drainers):
+        if self._lock._is_owned() or self._guarded:
+            self._check_reentry()
+        me = get_ident()
+        if (self._writing == me or self._reading_thread == me) and self._sits_below(
+            reading=reads or crowd is self._watchers or crowd is self._drainers
+        ):
             raise RuntimeError(REENTERED)
         try:
             while True:
                 with self._lock:
-                    done = led or bool(ready())
+                    done = led or ready()
                     left = None if deadline is None else deadline - time.monotonic()
                     if done or (left is not None and left <= 0):
                         if waiter is not None:
                             self._dismiss_locked(waiter, crowd)
-                            self._pass_seat_locked()
+                            if self._reading is None:
+                                self._pass_seat_locked()
                         return done
                     if waiter is None:
                         waiter = self._spare.pop() if self._spare else new_waiter()
-                        self._waiters[waiter] = get_ident()
+                        self._waiters[waiter] = me
                         crowd.append(waiter)
                         if sends is not None:
                             self._senders[waiter] = sends
@@ -261,7 +268,8 @@ class Shared:
                             self._sittings += 1
                         else:
                             self._willing[waiter] = None
-                            self._pass_seat_locked()
+                            if self._reading is None:
+                                self._pass_seat_locked()
                 if leads:
                     led = self._lead(ready, deadline, posted)
                     yielded = True
@@ -269,7 +277,7 @@ class Shared:
                     if self._late:
                         with self._lock:
                             self._wake_late_locked()
-                    waiter.acquire(True, bounded(left))
+                    waiter.acquire(True, -1 if left is None else bounded(left))
                     yielded = False
         except BaseException:
             try:
@@ -285,9 +293,10 @@ class Shared:
     def _dismiss_locked(self, waiter: threading.Lock, crowd: list[threading.Lock]) -> None:
         """Nobody waits with ``waiter`` any more."""
         self._willing.pop(waiter, None)
-        write = self._senders.pop(waiter, None)
-        if write is not None:
-            write.waiter = None
+        if self._senders:
+            write = self._senders.pop(waiter, None)
+            if write is not None:
+                write.waiter = None
         if waiter in crowd:
             crowd.remove(waiter)
         if self._waiters.pop(waiter, None) is not None:  # else an exception struck below
@@ -632,7 +641,7 @@ class Shared:
 
     # What stands above: see read_seat.py and write_seat.py.
 
-    def _lead(self, ready: Callable[[], object], deadline: float | None, posted: bool) -> bool:
+    def _lead(self, ready: Callable[[], bool], deadline: float | None, posted: bool) -> bool:
         raise NotImplementedError
 
     def _pass_pen_locked(self) -> None:

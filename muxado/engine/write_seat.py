@@ -91,7 +91,8 @@ class WriteSeat(Clock):
         """
         # Budget of the common case, a small message: two turns of the lock, one system call,
         # no other thread.
-        self._check_reentry()
+        if self._lock._is_owned() or self._guarded:
+            self._check_reentry()
         me = get_ident()
         if self._writing == me:
             raise RuntimeError(REENTERED)
@@ -372,7 +373,7 @@ class WriteSeat(Clock):
 
     def _orphans_locked(self) -> bool:
         """There is data to send that the writer thread must, because no caller may or is there."""
-        return bool(self.protocol.schedule and (self._wills or not self._inline))
+        return bool(self._scheduled and (self._wills or not self._inline))
 
     # In the seat.
 
@@ -437,7 +438,7 @@ class WriteSeat(Clock):
         Without ``write`` only what no caller waits to send: callers send their data themselves.
         """
         protocol = self.protocol
-        schedule = protocol.schedule
+        schedule, scheduled = protocol.schedule, self._scheduled
         self._midway = True
         try:
             buffers: list[Buffer] = []
@@ -460,8 +461,8 @@ class WriteSeat(Clock):
                     buffers.append(control)
             data = write is not None or self._orphans_locked()
             most, turn = (_MIXED, 0) if protocol.mixed else (max(_BATCH, self._turn), self._turn)
-            while data and schedule and size < most:
-                frame = self._frame_shared if len(schedule) > 1 else self._frame_alone
+            while data and scheduled and size < most:
+                frame = self._frame_shared if len(scheduled) > 1 else self._frame_alone
                 limit = min(most, max(frame, turn))
                 stream = schedule.pop()
                 waiting: Write = stream.write

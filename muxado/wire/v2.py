@@ -77,10 +77,10 @@ class Version2(Codec):
             pos = body + length
             if pos > end:
                 self.data_left = pos - end
-                on_data(stream_id, length, data[body:end], bool(head & _FIN))
+                on_data(stream_id, length, data[body:end], head & _FIN != 0)
                 pos = end
                 break
-            on_data(stream_id, length, data[body:pos], bool(head & _FIN))
+            on_data(stream_id, length, data[body:pos], head & _FIN != 0)
         else:
             if pos < end:
                 self._partial += data[pos:end]
