@@ -76,12 +76,10 @@ class ReceiveWindow:
 
     __slots__ = (
         "_asked",
-        "_half",
         "_need",
         "_quiet",
         "_read",
         "_since",
-        "_start",
         "_told",
         "due",
         "left",
@@ -93,10 +91,8 @@ class ReceiveWindow:
     def __init__(self, size: int) -> None:
         #: Bytes the peer could have under way at once.
         self.size = size
-        self._start = size
-        self._half = (size + 1) // 2  # bytes read that an update must be sent for
-        #: And may be: with so many in `read`.
-        self.due = self._half
+        #: Bytes in `read` for which an update may be sent.
+        self.due = (size + 1) // 2
         #: Bytes the peer may still send.
         self.left = size
         #: Bytes the application has read that the peer does not know of yet. Below 0 after the
@@ -124,7 +120,7 @@ class ReceiveWindow:
     @property
     def pressing(self) -> bool:
         """The update that is due must not wait."""
-        return self.read >= self._half
+        return 2 * self.read >= self.size
 
     def grant(self) -> int:
         """The increment to tell the peer now, 0 for none; it counts as told."""
@@ -160,12 +156,11 @@ class ReceiveWindow:
         need, self._need, self._quiet = self._need, 0.0, now
         return need * 4 <= self.size
 
-    def resize(self, size: int) -> None:
-        """Be ``size`` large from the next grant on."""
+    def resize(self, size: int, start: int) -> None:
+        """Be ``size`` large from the next grant on, which was ``start`` at first."""
         self.read += size - self.size
         self.size = size
-        self._half = (size + 1) // 2
-        self.due = min(self._half, -(-3 * self._start // 4))
+        self.due = min((size + 1) // 2, -(-3 * start // 4))
 
     def told(self, increment: int, now: float) -> None:
         """An update of ``increment`` bytes goes to the peer: measure how long it takes."""
@@ -234,4 +229,4 @@ class Windows:
 
     def _resize(self, window: ReceiveWindow, size: int) -> None:
         self.promised += size - window.size
-        window.resize(size)
+        window.resize(size, self._start)

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Session", "SessionStats", "client", "server"]
 
 
+#: What `open()` need not check.
+_DEFAULT = 0
+
+
 @dataclasses.dataclass(frozen=True)
 class SessionStats:
     """Counters of a session since its start, as they were at one moment."""
@@ -77,7 +81,9 @@ class Session:
 
     # Streams.
 
-    def open(self, *, priority: int = 0, stream_type: int = 0, fin: bool = False) -> Stream:
+    def open(
+        self, *, priority: int = _DEFAULT, stream_type: int = _DEFAULT, fin: bool = False
+    ) -> Stream:
         """Open a stream. Never waits for the peer.
 
         ``priority`` is from 0 to 0x7FFFFFFF. ``stream_type`` is a number of four bytes, and must
@@ -85,13 +91,14 @@ class Session:
         Raises ``RemoteGoneAway`` after the peer's GOAWAY, ``SessionClosed`` after the end of the
         session, and ``StreamsExhausted`` when its ids are used up.
         """
-        check_int("priority", priority, MAX_PRIORITY)
-        check_int("stream_type", stream_type, 0xFFFFFFFF)
-        codec = self._engine.protocol.codec
-        if stream_type and not codec.carries_types:
-            raise ValueError("this session carries no stream types: it is not typed")
-        if stream_type >= codec.reserved_types:
-            raise ValueError(f"stream types from {codec.reserved_types:#x} up are reserved")
+        if priority is not _DEFAULT or stream_type is not _DEFAULT:
+            check_int("priority", priority, MAX_PRIORITY)
+            check_int("stream_type", stream_type, 0xFFFFFFFF)
+            codec = self._engine.protocol.codec
+            if stream_type and not codec.carries_types:
+                raise ValueError("this session carries no stream types: it is not typed")
+            if stream_type >= codec.reserved_types:
+                raise ValueError(f"stream types from {codec.reserved_types:#x} up are reserved")
         state = self._engine.open(priority=priority, stream_type=stream_type, fin=bool(fin))
         return self._stream(state)
 

@@ -522,7 +522,8 @@ class ReadSeat(WriteSeat):
                 self._fed = False
                 if leave:
                     self._woke = False
-                    self._tell_held_locked()
+                    if self._held is not None:
+                        self._tell_held_locked()
                     self._reading = None
                     self._pass_seat_locked()
                     if posted and done and self._willing:
