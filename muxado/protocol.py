@@ -828,10 +828,9 @@ class Protocol:
 
     def prioritise(self, stream: StreamState, priority: int) -> None:
         """Give ``stream`` another place among those that have something to send."""
-        ranked = stream.ranked
         self._unrank(stream)
         stream.priority = priority
-        if ranked:
+        if not stream.fin_out and stream.failure is None:
             self._rank(stream)
         if stream in self.schedule:
             self.schedule.add(stream, priority)
@@ -839,21 +838,27 @@ class Protocol:
     def _rank(self, stream: StreamState) -> None:
         levels, priority = self.levels, stream.priority
         count = levels.get(priority, 0)
+        mixed = self.mixed if count else len(levels) > 0
+        # With no call in between, behind which an exception from outside could strike.
         stream.ranked = True
         levels[priority] = count + 1
-        if not count:
-            self.mixed = len(levels) > 1
+        self.mixed = mixed
 
     def _unrank(self, stream: StreamState) -> None:
         """It sends nothing more, or not at this priority."""
-        if stream.ranked:
+        if not stream.ranked:
+            return
+        levels, priority = self.levels, stream.priority
+        count = levels[priority]
+        if count > 1:
             stream.ranked = False
-            levels, priority = self.levels, stream.priority
-            if levels[priority] > 1:
-                levels[priority] -= 1
-            else:
-                del levels[priority]
-                self.mixed = len(levels) > 1
+            levels[priority] = count - 1
+        else:
+            mixed = len(levels) > 2
+            # As above.
+            stream.ranked = False
+            del levels[priority]
+            self.mixed = mixed
 
     def unaccept(self, stream: StreamState, acceptor: int) -> None:
         """``acceptor``, if it has accepted ``stream``, never got it: it is the next one again."""

@@ -189,3 +189,47 @@ def test_a_handler_ends_the_session_whose_call_it_interrupts(
     assert handled == [None]
     assert pair[0].wait(GUARD).error is None
     until(lambda: not threads_of(pair[0]))
+
+
+def test_a_handler_takes_no_stream_that_its_own_thread_is_just_taking(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = sessions.socketpair()
+    opened = [pair[1].open() for _ in range(2)]
+    for stream, data in zip(opened, (b"1", b"2"), strict=True):
+        stream.sendall(data)
+    engine = pair[0]._engine
+    until(lambda: len(engine.protocol.backlog) == 2)
+    outcome: list[str] = []
+
+    def handler(*_: object) -> None:
+        with pytest.raises(RuntimeError) as caught:
+            pair[0].accept()
+        outcome.append(str(caught.value))
+
+    previous = signal.signal(signal.SIGUSR1, handler)
+    try:
+        strike = Once(lambda: signal.raise_signal(signal.SIGUSR1))
+        before(monkeypatch, engine.protocol, "accept", strike)
+        accepted = [pair[0].accept()[0] for _ in range(2)]
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+    assert outcome == [REENTERED]
+    assert [stream.recv(1) for stream in accepted] == [b"1", b"2"]
+    for stream in [*opened, *accepted]:
+        stream.close()
+
+
+def test_a_handler_in_the_read_seat_is_told_of_the_end(sessions: Sessions) -> None:
+    """It has not to wait for that."""
+    session = sessions.socketpair()[0]
+    session.kill()
+    until(lambda: not threads_of(session))
+    engine = session._engine
+    with engine._lock:
+        engine._sit_locked([])
+    try:
+        with pytest.raises(muxado.SessionClosed):
+            session.accept()
+    finally:
+        engine._reading = None

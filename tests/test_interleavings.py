@@ -16,6 +16,7 @@ from collections.abc import Callable
 import pytest
 
 import muxado
+from muxado.engine import read_seat
 
 from .conformance.certificate import Certificate
 from .conformance.crew import GUARD, Crew, Task
@@ -406,3 +407,49 @@ def test_an_exception_behind_a_wait_takes_nothing_from_who_waits_in_its_place(
     peer.send(frame(DATA, SYN, 5))
     accepting[0].result().close()
     stream.close()
+
+
+def test_an_acceptor_that_has_its_stream_is_not_woken_for_the_next(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has led and is on its way with it, while another leads and the next stream comes."""
+    monkeypatch.setattr(read_seat, "_NAP", GUARD)  # the reader thread does not come to the rescue
+    peer = raw()
+    engine = peer.session._engine
+    peer.send(*[frame(DATA, SYN, number) for number in (3, 5, 7)])
+    mine, third, fourth = [peer.session.accept()[0] for _ in range(3)]
+    accepts = threading.Event()
+
+    def first_acceptor() -> muxado.Stream:
+        mine.recv(1)  # behind this one the reader thread is not in the seat
+        mine.recv(1)
+        accepts.set()
+        return peer.session.accept()[0]
+
+    def stop(*_: object) -> None:
+        if accepts.is_set():
+            gate.stop()
+
+    with Gate() as gate:
+        after(monkeypatch, engine, "_lead", stop)
+        first = crew.start(first_acceptor)
+        waiting(peer.session, 1)
+        peer.send(frame(DATA, 0, 3, b"a"))
+        until(lambda: isinstance(engine._reading, list))
+        reader = crew.start(third.recv, 1)
+        until(lambda: len(engine._willing) == 1)
+        second = crew.start(peer.session.accept)
+        until(lambda: len(engine._willing) == 2)
+        peer.send(frame(DATA, 0, 3, b"b"))
+        until(lambda: len(engine._acceptors) == 2 and engine._reading is engine._acceptors[-1])
+        peer.send(frame(DATA, SYN, 9))
+        gate.reached()
+        leader = crew.start(fourth.recv, 1)
+        until(lambda: isinstance(engine._reading, list))
+        peer.send(frame(DATA, SYN, 11))
+        last, _ = second.result()
+        assert last.id == 11
+        gate.open()
+        assert first.result().id == 9
+        peer.send(frame(DATA, 0, 5, b"c"), frame(DATA, 0, 7, b"d"), frame(DATA, 0, 11, b"e"))
+        assert (last.recv(1), reader.result(), leader.result()) == (b"e", b"c", b"d")

@@ -13,6 +13,7 @@ import random
 import select
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -486,6 +487,27 @@ def close_with_bytes_unread(scene: Scene) -> Callable[[], object]:
     return stream.close
 
 
+def priorities(scene: Scene) -> Callable[[], object]:
+    stream, other = scene.session.open(), scene.session.open(priority=7)
+    stream.sendall(b"x")
+
+    def run() -> None:
+        stream.priority = 5
+        other.close()
+
+    def afterwards() -> None:
+        other.close()
+        protocol = scene.engine.protocol
+        with scene.engine._lock:
+            mine = [each for each in protocol.streams.values() if not each.fin_out]
+            assert protocol.levels == Counter(each.priority for each in mine)
+            assert protocol.mixed == (len(protocol.levels) > 1)
+        stream.close()
+
+    scene.afterwards = afterwards
+    return run
+
+
 def go_away(scene: Scene) -> Callable[[], object]:
     scene.afterwards = scene.session.kill
     return scene.session.go_away
@@ -525,6 +547,7 @@ OPERATIONS: list[Operation] = [
     half_close,
     reset,
     close_with_bytes_unread,
+    priorities,
 ]
 
 #: Of these scenes of their own are made.

@@ -15,7 +15,7 @@ from muxado.engine import read_seat
 from muxado.engine.read_seat import Post
 
 from .conformance.crew import GUARD, Crew, Task
-from .gates import Gate
+from .gates import Gate, Once, after, before
 from .support import Connector, RawPeer, frame, read_all, streams, until, waiting
 
 DATA, FIN, SYN = 1, 0x1, 0x2
@@ -490,3 +490,41 @@ def test_both_ways_over_every_connection(connector: Connector, crew: Crew, versi
         assert reader.result() == data
     near.close()
     far.close()
+
+
+def test_an_exception_before_the_memory_is_withdrawn(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken into it lies there until it is given back: nobody may read over that."""
+    peer = raw()
+    stream, other = accepted(peer, 3), accepted(peer, 5)
+    engine = peer.session._engine
+    short, long = b"x" * 100, bytes(LONG)
+    memory = bytearray(2 * LONG)
+    led: list[Task[bytes]] = []
+
+    def strike() -> None:
+        after(monkeypatch, engine, "_give_up", Once(meanwhile))
+        raise KeyboardInterrupt
+
+    def meanwhile() -> None:
+        led.append(crew.start(other.recv, 1))
+        until(lambda: engine._reading is not None)
+        whole = frame(DATA, 0, 3, long)
+        peer.send(whole[:1000])
+        until(lambda: engine.protocol.codec.data_left)
+        peer.send(whole[1000:])
+        until(lambda: not engine.protocol.codec.data_left)
+
+    def interrupted() -> None:
+        with pytest.raises(KeyboardInterrupt):
+            stream.recv_into(memory)
+
+    reading = crew.start(interrupted)
+    waiting(peer.session, 1)
+    before(monkeypatch, Post, "retract", Once(strike))
+    peer.send(frame(DATA, 0, 3, short))
+    reading.result()
+    assert read_on(stream, len(short + long)) == short + long
+    peer.send(frame(DATA, 0, 5, b"y"))
+    assert led[0].result() == b"y"

@@ -304,12 +304,17 @@ class Engine(Dropped):
         try:
             with self._lock:
                 self.protocol.prioritise(stream, priority)
-        except BaseException:  # from outside: its sender may have to put it there again
+        except BaseException:  # from outside, in the midst of it
             try:
-                self._give_up(None, None, [])
+                self._prioritise_again(stream, priority)
             except BaseException:
-                self._give_up(None, None, [])
+                self._prioritise_again(stream, priority)
             raise
+
+    def _prioritise_again(self, stream: StreamState, priority: int) -> None:
+        with self._lock:
+            self.protocol.prioritise(stream, priority)
+        self._give_up(None, None, [])
 
     def pin(self, stream: StreamState | None, poller: P) -> P:
         """A descriptor is polled for ``stream`` (or the session): keep reading for it.

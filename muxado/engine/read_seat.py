@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import threading
 import time
 from collections.abc import Callable
 from threading import get_ident
@@ -138,9 +139,12 @@ class ReadSeat(WriteSeat):
             before = stream.buffered
             if before and not stream.closed and (before >= least or self._stopped(stream)):
                 other: Post | None = stream.post
-                if other is not None and other is not post and other.count:
-                    other.seal()
-                    self._wake_all_locked(stream.readers)
+                if other is not None:
+                    if other is post:
+                        stream.post = None  # first: nobody may read over what is taken into it
+                    elif other.count:
+                        other.seal()
+                        self._wake_all_locked(stream.readers)
                 if keep:
                     result = copy(what)
                 else:
@@ -155,6 +159,7 @@ class ReadSeat(WriteSeat):
             return True
 
         me = get_ident()
+        waiter: threading.Lock | None = None
         seated = defers = timed_out = below = done = False
         answered = stream.wrote
         try:
@@ -184,6 +189,15 @@ class ReadSeat(WriteSeat):
                                 self._leading = stream
                                 self._sittings += 1
                                 self._reading, self._reading_thread = taken, me
+                        if defers or not (self._reading is None or seated or below):
+                            # As _wait() would with its first look, which this one was.
+                            waiter = self._waiter_locked()
+                            self._waiters[waiter] = me
+                            stream.readers.append(waiter)
+                            waiter.acquire(False)
+                            self._willing[waiter] = None
+                            if defers:
+                                self._pass_seat_locked()
             if seated:
                 done = self._lead(attempt, deadline, post is not None)
             if not done and deadline != 0:
@@ -196,7 +210,8 @@ class ReadSeat(WriteSeat):
                     deadline,
                     reads=True,
                     posted=post is not None,
-                    yielded=seated or defers,
+                    yielded=seated,
+                    waiter=waiter,
                 )
                 if not done and post is not None:
                     free = self._recall(stream, post, cast("list[Any]", taken))
@@ -209,9 +224,9 @@ class ReadSeat(WriteSeat):
                 self.push()
         except BaseException:
             try:
-                self._give_up_reading(taken, stream, post, had)
+                self._give_up_reading(taken, stream, post, had, waiter)
             except BaseException:
-                self._give_up_reading(taken, stream, post, had)
+                self._give_up_reading(taken, stream, post, had, waiter)
             raise
         if taken:
             return taken[0]
@@ -344,9 +359,10 @@ class ReadSeat(WriteSeat):
         stream: StreamState,
         post: Post | None,
         had: list[Any],
+        waiter: threading.Lock | None = None,
     ) -> None:
         """An exception takes the caller away, and what it had of ``stream`` is not its own."""
-        self._give_up(seat, None, [])
+        self._give_up(seat, waiter, stream.readers or [])
         if post is not None:
             self._take_back(stream, post)
         if had[0] is not None:
@@ -416,6 +432,8 @@ class ReadSeat(WriteSeat):
 
     def accept(self, deadline: float | None) -> StreamState:
         """The next stream of the peer; ``deadline`` as in :meth:`read`."""
+        if self._lock._is_owned() or self._guarded:
+            self._check_reentry()
         protocol, backlog = self.protocol, self.protocol.backlog
         stream: StreamState | None = None
         over = False
@@ -435,11 +453,10 @@ class ReadSeat(WriteSeat):
             return False
 
         try:
-            if backlog or deadline == 0:
+            done = False
+            if backlog or deadline == 0 or self._closing or self.death is not None:
                 with self._lock:
                     done = ready()
-            else:
-                done = False
             if not done and deadline != 0:
                 done = self._wait(self._acceptors, ready, deadline, reads=True)
             if done:
@@ -524,6 +541,9 @@ class ReadSeat(WriteSeat):
                     self._woke = False
                     if self._held is not None:
                         self._tell_held_locked()
+                    if done and self._reading in self._acceptors:
+                        # It has its stream, and is not one to be woken for the next.
+                        self._acceptors.remove(self._reading)
                     self._reading = None
                     self._pass_seat_locked()
                     if posted and done and self._willing:

@@ -220,6 +220,7 @@ class Shared:
         sends: Any = None,
         posted: bool = False,
         yielded: bool = False,
+        waiter: threading.Lock | None = None,
     ) -> bool:
         """Wait until ``ready()``, asked under the lock, is true; false past ``deadline``.
 
@@ -228,11 +229,12 @@ class Shared:
         those who know what it waits for. ``reads``: what it waits for comes from the peer, so
         it may take the read seat. ``sends``: the ``Write`` that is to be sent, by whoever has the
         write seat, which the waiter takes when it is woken and nobody has it. ``posted``: its
-        memory may be read into.
+        memory may be read into. ``waiter`` stands in ``crowd`` already, since ``ready()`` was last
+        found not to be true.
         """
-        waiter: threading.Lock | None = None
         reads = reads and self._inline
         led = False
+        listed = waiter is not None
         if self._lock._is_owned() or self._guarded:
             self._check_reentry()
         me = get_ident()
@@ -242,34 +244,35 @@ class Shared:
             raise RuntimeError(REENTERED)
         try:
             while True:
-                with self._lock:
-                    done = led or ready()
-                    left = None if deadline is None else deadline - time.monotonic()
-                    if done or (left is not None and left <= 0):
-                        if waiter is not None:
-                            self._dismiss_locked(waiter, crowd)
-                            if self._reading is None:
-                                self._pass_seat_locked()
-                        return done
-                    if waiter is None:
-                        waiter = self._spare.pop() if self._spare else new_waiter()
-                        self._waiters[waiter] = me
-                        crowd.append(waiter)
-                        if sends is not None:
-                            self._senders[waiter] = sends
-                            sends.waiter = waiter
-                    waiter.acquire(False)  # a wake-up from before this look is spent
-                    leads = False
-                    if reads:
-                        if self._reading is None and not self._pins and not yielded:
-                            leads = True
-                            self._willing.pop(waiter, None)
-                            self._sit_locked(waiter)
-                            self._sittings += 1
-                        else:
-                            self._willing[waiter] = None
-                            if self._reading is None:
-                                self._pass_seat_locked()
+                leads = False
+                if not listed:
+                    with self._lock:
+                        done = led or ready()
+                        if done or (deadline is not None and time.monotonic() >= deadline):
+                            if waiter is not None:
+                                self._dismiss_locked(waiter, crowd)
+                                if self._reading is None:
+                                    self._pass_seat_locked()
+                            return done
+                        if waiter is None:
+                            waiter = self._waiter_locked()
+                            self._waiters[waiter] = me
+                            crowd.append(waiter)
+                            if sends is not None:
+                                self._senders[waiter] = sends
+                                sends.waiter = waiter
+                        waiter.acquire(False)  # a wake-up from before this look is spent
+                        if reads:
+                            if self._reading is None and not self._pins and not yielded:
+                                leads = True
+                                self._willing.pop(waiter, None)
+                                self._sit_locked(waiter)
+                                self._sittings += 1
+                            else:
+                                self._willing[waiter] = None
+                                if self._reading is None:
+                                    self._pass_seat_locked()
+                listed = False
                 if leads:
                     led = self._lead(ready, deadline, posted)
                     yielded = True
@@ -277,7 +280,11 @@ class Shared:
                     if self._late:
                         with self._lock:
                             self._wake_late_locked()
-                    waiter.acquire(True, -1 if left is None else bounded(left))
+                    assert waiter is not None
+                    if deadline is None:
+                        waiter.acquire()
+                    else:
+                        waiter.acquire(True, bounded(max(0.0, deadline - time.monotonic())))
                     yielded = False
         except BaseException:
             try:
@@ -285,6 +292,10 @@ class Shared:
             except BaseException:
                 self._give_up(waiter, waiter, crowd)
             raise
+
+    def _waiter_locked(self) -> threading.Lock:
+        """Something to sleep on, that nobody else has."""
+        return self._spare.pop() if self._spare else new_waiter()
 
     def _sit_locked(self, who: object) -> None:
         """Take the read seat."""
