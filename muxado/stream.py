@@ -322,8 +322,11 @@ class Stream:
 
     def __del__(self) -> None:
         # Whatever thread holds whatever lock: nothing here may wait. See Engine.drop().
-        state = getattr(self, "_state", None)
-        if state is None or state.closed:
+        try:
+            state = self._state
+        except AttributeError:  # it was never whole
+            return
+        if state.closed:
             return
         self._engine.drop(state)
         if not self._closed and self._engine.death is None:

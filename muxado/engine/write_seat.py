@@ -347,8 +347,10 @@ class WriteSeat(Clock):
 
     def push(self, *, always: bool = False) -> None:
         """Send what is owed if that needs no waiting; else leave it to who writes next."""
-        if self._writing == get_ident():
-            return  # a handler's thread: it looks again before it leaves
+        # Without the lock, which whoever owes something has just had: one who sits since before
+        # looks again before it leaves. So does this thread itself, below a signal's handler.
+        if self._writing:
+            return
         try:
             with self._lock:
                 if self._writing or self.death is not None or not (always or self._owed_locked()):
@@ -439,6 +441,10 @@ class WriteSeat(Clock):
         """
         protocol = self.protocol
         schedule, scheduled = protocol.schedule, self._scheduled
+        if not (
+            self._unsent or scheduled or protocol.urgent or protocol.grants or protocol.owing()
+        ):
+            return []
         self._midway = True
         try:
             buffers: list[Buffer] = []
