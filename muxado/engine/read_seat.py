@@ -10,7 +10,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, TypeVar, cast
 
-from muxado.engine.shared import BRIEF, Poller, os_error
+from muxado.engine.shared import BRIEF, Poller, new_waiter, os_error
 from muxado.engine.write_seat import WriteSeat
 from muxado.errors import Error, ErrorCode
 from muxado.protocol import StreamState
@@ -191,7 +191,7 @@ class ReadSeat(WriteSeat):
                                 self._reading, self._reading_thread = taken, me
                         if defers or not (self._reading is None or seated or below):
                             # As _wait() would with its first look, which this one was.
-                            waiter = self._waiter_locked()
+                            waiter = self._spare.pop() if self._spare else new_waiter()
                             self._waiters[waiter] = me
                             stream.readers.append(waiter)
                             waiter.acquire(False)
@@ -232,8 +232,9 @@ class ReadSeat(WriteSeat):
             return taken[0]
         if not done:
             raise TimeoutError("timed out") if timed_out else os_error(errno.EAGAIN)
-        with self._lock:
-            self._raise_failure_locked(stream)
+        if not stream.fin_in or stream.closed or stream.failure is not None:
+            with self._lock:
+                self._raise_failure_locked(stream)
         return nothing
 
     def read_at_once(

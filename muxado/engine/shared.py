@@ -255,7 +255,7 @@ class Shared:
                                     self._pass_seat_locked()
                             return done
                         if waiter is None:
-                            waiter = self._waiter_locked()
+                            waiter = self._spare.pop() if self._spare else new_waiter()
                             self._waiters[waiter] = me
                             crowd.append(waiter)
                             if sends is not None:
@@ -292,10 +292,6 @@ class Shared:
             except BaseException:
                 self._give_up(waiter, waiter, crowd)
             raise
-
-    def _waiter_locked(self) -> threading.Lock:
-        """Something to sleep on, that nobody else has."""
-        return self._spare.pop() if self._spare else new_waiter()
 
     def _sit_locked(self, who: object) -> None:
         """Take the read seat."""
