@@ -35,7 +35,7 @@ __all__ = ["Choices", "Deadlock", "Preemptions", "Seeded", "Spinning", "World"]
 #: A deadline this close, in seconds, may pass although somebody could run: threads are slow.
 SOON = 0.05
 #: Points of one run; more than any plan needs.
-STEPS = 300_000
+STEPS = 1_000_000
 #: Real seconds that a thread may take from one point to the next.
 OUTSIDE = 30.0
 
