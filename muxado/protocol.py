@@ -832,7 +832,8 @@ class Protocol:
         stream.priority = priority
         if not stream.fin_out and stream.failure is None:
             self._rank(stream)
-        if stream in self.schedule:
+        if stream.write is not None and stream.send.left > 0:
+            # Scheduled, unless an exception from outside has just taken it out in here.
             self.schedule.add(stream, priority)
 
     def _rank(self, stream: StreamState) -> None:

@@ -152,8 +152,8 @@ class Dropped(ReadSeat):
         if stream.write is None and write.sent < len(write.data):
             stream.write = write
             stream.wrote = True
-            if stream.send.left > 0:
-                self.protocol.schedule.add(stream, stream.priority)
+        if stream.write is write and stream.send.left > 0:
+            self.protocol.schedule.add(stream, stream.priority)
 
     def _carry_out_locked(self) -> None:
         """Go on with every will; a stream whose own is done is ended if it was to be."""

@@ -188,8 +188,11 @@ class ReadSeat(WriteSeat):
                                 seated = True
                                 self._leading = stream
                                 self._sittings += 1
-                                self._reading, self._reading_thread = taken, me
-                        if defers or not (self._reading is None or seated or below):
+                                self._reading_thread = me  # first, as in _sit_locked()
+                                self._reading = taken
+                        if defers or not (
+                            self._reading is None or seated or below or protocol.urgent
+                        ):
                             # As _wait() would with its first look, which this one was.
                             waiter = self._spare.pop() if self._spare else new_waiter()
                             self._waiters[waiter] = me
@@ -201,7 +204,7 @@ class ReadSeat(WriteSeat):
             if seated:
                 done = self._lead(attempt, deadline, post is not None)
             if not done and deadline != 0:
-                if protocol.urgent:
+                if protocol.urgent and waiter is None:
                     self.push()
                 assert stream.readers is not None
                 done = self._wait(

@@ -295,7 +295,9 @@ class Shared:
 
     def _sit_locked(self, who: object) -> None:
         """Take the read seat."""
-        self._reading, self._reading_thread = who, get_ident()
+        # In this order, for one who asks without the lock whether it sits itself.
+        self._reading_thread = get_ident()
+        self._reading = who
 
     def _dismiss_locked(self, waiter: threading.Lock, crowd: list[threading.Lock]) -> None:
         """Nobody waits with ``waiter`` any more."""

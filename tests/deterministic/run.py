@@ -402,7 +402,7 @@ def perform(plan: Plan) -> World:
     try:
         with few_bytes_are_many():
             world.run(run)
-    except AssertionError as error:
+    except Exception as error:
         for session in run.sessions:
             session._engine.forget_after_fork()  # its threads were ended in the middle of things
         raise AssertionError(f"{error}\n\nTo see it again: perform({plan!r})") from error
