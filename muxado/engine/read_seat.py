@@ -221,8 +221,9 @@ class ReadSeat(WriteSeat):
                     self._wait(stream.readers, free, None)
                     done = bool(taken)
                 timed_out = not done
-            if stream.poller is not None:
-                stream.poller.sync()
+            poller = stream.poller  # which another thread may take away
+            if poller is not None:
+                poller.sync()
             if protocol.urgent:
                 self.push()
         except BaseException:
@@ -261,8 +262,9 @@ class ReadSeat(WriteSeat):
                     below = self._reading_thread == get_ident() and self._reading is not None
                     result = self._take_locked(stream, copy, what, into, had, lazy=not below)
             if ready:
-                if stream.poller is not None:
-                    stream.poller.sync()
+                poller = stream.poller  # which another thread may take away
+                if poller is not None:
+                    poller.sync()
                 if self.protocol.urgent:
                     self.push()
         except BaseException:

@@ -141,8 +141,9 @@ class WriteSeat(Clock):
                 if done and self._unsent:
                     self._take_along()
                 self._leave_pen()
-            if (seated or left) and stream.poller is not None:
-                stream.poller.sync()
+            poller = stream.poller  # which another thread may take away
+            if poller is not None and (seated or left):
+                poller.sync()
         except BaseException:
             try:
                 self._drop_pen()
@@ -259,8 +260,9 @@ class WriteSeat(Clock):
                     reads = blocked or not self._sits_below(reading=True)
                     write.patient = reads and whole
                     self._wait(crowd, turn, deadline, reads=reads, sends=write)
-            if stream.poller is not None:
-                stream.poller.sync()
+            poller = stream.poller  # which another thread may take away
+            if poller is not None:
+                poller.sync()
         except BaseException:
             try:
                 self._give_up_writing(stream, write)
