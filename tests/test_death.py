@@ -6,13 +6,14 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
 import muxado
 from muxado import ErrorCode
+from muxado.transport import Buffer
 
 from .conformance.crew import GUARD, Crew
 from .support import (
@@ -320,3 +321,34 @@ def test_bytes_under_way_do_not_reset_a_unix_socket(
     flooding.result()
     received = b"".join(iter(lambda: peer.sock.recv(65536), b""))  # and no ConnectionResetError
     assert received[3] >> 4 == GOAWAY
+
+
+@pytest.mark.parametrize("call", ["send", "sendall"])
+def test_a_write_that_fails_behind_some_of_its_bytes(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Nobody may believe that nothing went: the peer may have read it."""
+    peer = raw()
+    peer.send(frame(DATA, SYN, 3))
+    stream, _ = peer.session.accept()
+    transport = peer.session._engine.transport
+    send = transport.send
+
+    def fail(buffers: Sequence[Buffer]) -> int:
+        if sum(map(len, buffers)) == 13:
+            return send([b"".join(buffers)[:11]])
+        raise BrokenPipeError
+
+    monkeypatch.setattr(transport, "send", fail)
+    stream.settimeout(0.001)
+    if call == "send":
+        assert stream.send(b"abcde") == 5
+    else:
+        with pytest.raises(TimeoutError):
+            stream.sendall(b"abcde")
+    with pytest.raises(TimeoutError):
+        stream.send(b"and on")
+    stream.settimeout(GUARD)
+    with pytest.raises(muxado.SessionClosed) as caught:
+        stream.send(b"and on")
+    assert isinstance(caught.value.__cause__, BrokenPipeError)

@@ -159,6 +159,13 @@ class WriteSeat(Clock):
                 if self._broken is None:
                     self._check_writable_locked(stream)
                     return size  # put off: the writer thread has it
+            # The connection failed, perhaps behind some of it. Why is for the read side to tell.
+            self._wait(self._watchers, self._dead, deadline, reads=True)
+            with self._lock:
+                self._check_writable_locked(stream)
+            if whole:
+                raise TimeoutError("timed out")
+            return size  # as of bytes that a socket has taken: the next call tells
         view = data if isinstance(data, memoryview) else memoryview(data)
         return self._write_slowly(stream, view, deadline, whole=whole)
 
