@@ -19,7 +19,24 @@ from .support import Sessions, until
 
 HERE = os.path.dirname(muxado.__file__) + os.sep
 
+
+def waiting(call: Callable[[muxado.Stream], object]) -> Callable[[muxado.Stream], object]:
+    """``call`` once there is nothing to read, and for no longer than a moment."""
+
+    def wait(stream: muxado.Stream) -> object:
+        stream.recv(100)
+        stream.settimeout(0.0005)
+        try:
+            return call(stream)
+        except TimeoutError:
+            return None
+
+    return wait
+
+
 CALLS: dict[str, Callable[[muxado.Stream], object]] = {
+    "recv-waits": waiting(lambda stream: stream.recv(3)),
+    "recv-into-waits": waiting(lambda stream: stream.recv_into(bytearray(3))),
     "recv": lambda stream: stream.recv(3),
     "recv-into": lambda stream: stream.recv_into(bytearray(3)),
     "peek": lambda stream: stream.recv(3, socket.MSG_PEEK),
