@@ -185,8 +185,7 @@ class Stream:
             return self._recv_with_flags(bufsize, flags)
         if not bufsize:
             return b""
-        timeout = self._timeout
-        deadline = time.monotonic() + timeout if timeout else timeout
+        deadline = self._deadline()
         if state.buffered:
             return self._engine.read_at_once(state, state.peek, bufsize, b"", deadline)
         return self._engine.read(state, state.peek, bufsize, b"", deadline)

@@ -15,9 +15,12 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import muxado
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 HERE = os.path.dirname(muxado.__file__) + os.sep
 
@@ -123,10 +126,10 @@ class _Striker:
             raise Interrupt(self.struck)
 
 
-class Between(_Striker):
-    """Strikes where a function begins, a loop goes back, or a call has returned."""
+class Tracer:
+    """Has the thread that enters it traced by instructions."""
 
-    def __enter__(self) -> Between:
+    def __enter__(self) -> Self:
         self._before = sys.gettrace()
         # Since 3.12 a thread is traced by opcodes only where any frame was to be before this.
         sys._getframe().f_trace_opcodes = True
@@ -135,6 +138,13 @@ class Between(_Striker):
 
     def __exit__(self, *_: object) -> None:
         sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
+        raise NotImplementedError
+
+
+class Between(Tracer, _Striker):
+    """Strikes where a function begins, a loop goes back, or a call has returned."""
 
     def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
         code = frame.f_code

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import socket
-import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -15,9 +13,8 @@ import pytest
 import muxado
 
 from .conformance.crew import GUARD, Crew
+from .interrupts import HERE, Tracer
 from .support import Sessions, until
-
-HERE = os.path.dirname(muxado.__file__) + os.sep
 
 
 def waiting(call: Callable[[muxado.Stream], object]) -> Callable[[muxado.Stream], object]:
@@ -49,7 +46,7 @@ CALLS: dict[str, Callable[[muxado.Stream], object]] = {
 }
 
 
-class At:
+class At(Tracer):
     """Calls ``action`` before the instruction of that number which this thread comes to.
 
     Those count that it comes to in the library without a lock.
@@ -65,15 +62,6 @@ class At:
         stream: Any = self._stream
         pollers = [each for each in (stream._readiness, stream._state.poller) if each is not None]
         return any(each._lock._is_owned() for each in (stream._engine, *pollers))
-
-    def __enter__(self) -> At:
-        self._before = sys.gettrace()
-        sys._getframe().f_trace_opcodes = True
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._before)
 
     def _trace(self, frame: FrameType, event: str, arg: Any) -> Any:
         if not frame.f_code.co_filename.startswith(HERE) or self.done:

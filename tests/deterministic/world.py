@@ -34,8 +34,9 @@ __all__ = ["Choices", "Deadlock", "Preemptions", "Seeded", "Spinning", "World"]
 
 #: A deadline this close, in seconds, may pass although somebody could run: threads are slow.
 SOON = 0.05
-#: Points of one run; more than any plan needs.
-STEPS = 1_000_000
+#: Points of one run; more than any plan needs. Between lines there are several times as many.
+STEPS = 300_000
+STEPS_OF_LINES = 1_000_000
 #: Real seconds that a thread may take from one point to the next.
 OUTSIDE = 30.0
 
@@ -105,12 +106,13 @@ class World:
         self.lose: int | None = None
         self._choices = choices
         self._lines = lines
+        self._most = STEPS_OF_LINES if lines else STEPS
         self.threads: list[Thread] = []
         self.current: Thread | None = None
         self._ident = 0  # of the real thread that runs
         self._idents: set[int] = set()  # of all
         gap, self._who = choices.preempt()
-        self._next = min(gap, STEPS)
+        self._next = min(gap, self._most)
         self.killing = False
         self._over = False
         self._done = threading.Lock()
@@ -236,11 +238,11 @@ class World:
     def _preempt(self) -> None:
         me = self.current
         assert me is not None
-        if self.steps >= STEPS:
+        if self.steps >= self._most:
             self.fail(Spinning(self.report("no end")))
             raise Killed
         gap, who = self._choices.preempt()
-        self._next, who, self._who = min(self.steps + gap, STEPS), self._who, who
+        self._next, who, self._who = min(self.steps + gap, self._most), self._who, who
         others = [t for t in self.threads if t is not me and t.runs()]
         soon = min(
             (t for t in self.threads if t.deadline is not None and t is not me and not t.runs()),
@@ -268,7 +270,7 @@ class World:
         me.ready = me.deadline = None
 
     def _choose(self, me: Thread) -> Thread | None:
-        if self.steps >= STEPS:
+        if self.steps >= self._most:
             self.fail(Spinning(self.report("no end")))
             raise Killed
         while True:
