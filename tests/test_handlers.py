@@ -110,6 +110,7 @@ def test_a_handler_in_the_write_seat_waits_for_nobody(
     pair = sessions.socketpair(heartbeat_interval=None)
     near, far = streams(pair)
     other, _ = streams(pair)
+    until(lambda: not pair[0]._engine._writing)  # or the writer thread would take it along
     outcome: list[object] = []
 
     def handler(*_: object) -> None:
