@@ -20,6 +20,11 @@ or the reader, it stops by itself. (The receiver's side of TCP does the same: Fi
 "Dynamic Right-Sizing in TCP".) Reading is what counts, not arriving: one who reads slowly keeps a
 small window however much is thrown at it.
 
+**Among many streams** the rate of each says little: every one has its turn now and then, and sends
+in it what its window allows. A turn costs both ends a thread to be woken, so short windows make
+many streams slow on a fast connection. Where a window was used up, and what used it up was read at
+once, the window grows to what a turn may be.
+
 **The round trip** is seen in the updates themselves: bytes beyond the old limit cannot come before
 the peer has the update. Where the window was not the limit they come later, so only the shortest
 time seen on the session is believed; heartbeats, where there are any, count too.
@@ -47,6 +52,11 @@ _SETTLE = 1.0
 #: alone; and of one among others, whose bytes wait behind all that it has under way.
 _AWAKENING = 0.001
 _AWAKENING_BESIDE = 0.0002
+#: Seconds within which half of a window is read that grows because it was used up, by how much at a
+#: time, and up to how many bytes: those of the longest turn; see write_seat.py.
+_AT_ONCE = 0.002
+_STEP = 4
+_TURN = 1048576
 
 
 class SendWindow:
@@ -81,6 +91,7 @@ class ReceiveWindow:
         "_read",
         "_since",
         "_told",
+        "_used_up",
         "due",
         "left",
         "mark",
@@ -98,12 +109,13 @@ class ReceiveWindow:
         #: Bytes the application has read that the peer does not know of yet. Below 0 after the
         #: window has shrunk: so many more will be read before anything is granted.
         self.read = 0
-        #: With less than this left, bytes have come that the peer could send only after it had
-        #: the update of the time ``_asked``. 0 while no round trip is being measured.
-        self.mark = 0
+        #: With less than this left, :meth:`reached` is to be told: the window is used up, or bytes
+        #: have come that the peer could send only after it had the update of the time ``_asked``.
+        self.mark = 1
+        self._asked = -1.0  # below 0 while no round trip is being measured
+        self._used_up = -1.0  # when the window was used up last
         self._since = -1.0  # when the application began to read `_read` bytes; before the first, -1
         # Not before the first update:
-        self._asked: float
         self._told: int  # `read`, as the last update left it
         self._read: int
         self._need: float  # the largest window that was needed since the time `_quiet`
@@ -149,6 +161,16 @@ class ReceiveWindow:
         self._since, self._read = now, 0
         return need
 
+    def cut_short(self, now: float) -> float | None:
+        """The window that a sender asks for whose turn it has ended, ``None`` where it has not.
+
+        To be asked behind :meth:`needed`.
+        """
+        if self.left or not 0 < now - self._used_up <= _AT_ONCE:
+            return None
+        self._need = max(self._need, min(_STEP * self.size, max(self.size, _TURN)))
+        return self._need
+
     def unneeded(self, now: float) -> bool:
         """Whether a window half as large would have done, and doubly so, for a while."""
         if now - self._quiet < _SETTLE:
@@ -165,15 +187,17 @@ class ReceiveWindow:
     def told(self, increment: int, now: float) -> None:
         """An update of ``increment`` bytes goes to the peer: measure how long it takes."""
         self._told = self.read
-        if self.mark:
+        if self._asked >= 0:
             self.mark += increment
         elif increment:
             self.mark, self._asked = increment, now
 
-    def answered(self, now: float) -> float:
-        """Less than ``mark`` is left: the seconds since that update."""
-        self.mark = 0
-        return now - self._asked
+    def reached(self, now: float) -> float | None:
+        """Less than ``mark`` is left: the seconds since the update that is answered, if one is."""
+        if not self.left:
+            self._used_up = now
+        asked, self._asked, self.mark = self._asked, -1.0, 1
+        return None if asked < 0 else now - asked
 
 
 class Windows:
@@ -198,6 +222,12 @@ class Windows:
         """A stream is gone."""
         self.promised -= window.size
 
+    def reached(self, window: ReceiveWindow, now: float) -> None:
+        """Bytes have come that leave less than the window's ``mark``."""
+        trip = window.reached(now)
+        if trip is not None:
+            self.saw(trip)
+
     def saw(self, trip: float) -> None:
         """Something took ``trip`` seconds that takes a round trip or longer."""
         if trip > 0 and (self.trip is None or trip < self.trip):
@@ -211,6 +241,7 @@ class Windows:
         if self._most > self._start:
             least = _AWAKENING if alone else _AWAKENING_BESIDE
             need = window.needed(now, max(self.trip or 0.0, least))
+            need = window.cut_short(now) or need
             size = window.size
             if need is not None and need > size and self.promised < self._budget:
                 room = self._budget - self.promised

@@ -509,7 +509,7 @@ class Protocol:
             return
         window.left = left
         if left < window.mark:
-            self.windows.saw(window.answered(self._clock()))
+            self.windows.reached(window, self._clock())
         if not stream.answered:
             stream.answered = True
         elif not (length or fin):  # nor did it come with the SYN

@@ -176,7 +176,7 @@ def test_close_with_bytes_unread_resets(raw: Callable[..., RawPeer]) -> None:
 
 
 def test_an_update_is_due_at_half_a_window(raw: Callable[..., RawPeer]) -> None:
-    peer = raw(window=1000)
+    peer = raw(window=1000, max_window=1000)
     peer.send(frame(DATA, SYN, 3, bytes(1000)))
     stream, _ = peer.session.accept()
     assert len(stream.recv(499)) == 499

@@ -12,9 +12,10 @@ import muxado
 
 from .conformance.crew import Crew
 from .gates import Gate, before, polls
-from .support import RawPeer, until
+from .support import DATA, RST, RawPeer, frame, until
 
-DATA, SYN = 1, 0x2
+#: A stream of the peer's that nobody has opened.
+UNKNOWN = 0x1000
 
 
 class Held:
@@ -27,9 +28,9 @@ class Held:
         self.second.sendall(b"SYN and all")
         begun = {self.first.id: b"", self.second.id: b""}
         while any(len(body) < 11 for body in begun.values()):
-            frame = peer.read()  # a SYN goes alone where it has waited for long
-            assert frame is not None
-            begun[frame.stream_id] += frame.body
+            found = peer.read()  # a SYN goes alone where it has waited for long
+            assert found is not None
+            begun[found.stream_id] += found.body
         stops = iter([gate.stop])
         before(patch, peer.session._engine.transport, "send", lambda *_: next(stops, int)())
         self.writing = crew.start(self.first.sendall, b"held")
@@ -81,6 +82,29 @@ def test_a_large_one_waits_and_goes_behind_the_small(
         stream.close()
 
 
+def test_nor_for_a_large_one_that_waits_for_its_own(
+    peer: RawPeer, crew: Crew, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where many send, one or another always waits: each would have to be woken for its turn."""
+    held = Held(peer, crew, gate, monkeypatch)
+    third = peer.session.open()
+    large = crew.start(third.sendall, bytes(10_000))
+    until(lambda: third._state.write is not None)
+    for _ in range(3):
+        held.second.sendall(b"small")
+    gate.open()
+    held.writing.result()
+    large.result()
+    assert peer.expect(DATA, held.first.id).body == b"held"
+    for _ in range(3):
+        assert peer.expect(DATA, held.second.id).body == b"small"
+    got = b""
+    while len(got) < 10_000:
+        got += peer.expect(DATA, third.id).body
+    for stream in (held.first, held.second, third):
+        stream.close()
+
+
 def test_what_may_be_left_is_bounded(
     peer: RawPeer, crew: Crew, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,16 +119,47 @@ def test_what_may_be_left_is_bounded(
 
     sending = crew.start(send)
     until(lambda: held.second._state.write is not None)
-    assert 16 <= sent < 20
+    assert 60 <= sent < 66
     gate.open()
     held.writing.result()
     got = {held.first.id: 0, held.second.id: 0}
     while sum(got.values()) < 100_004:
-        frame = peer.read()
-        assert frame is not None
-        got[frame.stream_id] += len(frame.body)
+        found = peer.read()
+        assert found is not None
+        got[found.stream_id] += len(found.body)
     sending.result()
     for stream in (held.first, held.second):
+        stream.close()
+
+
+def test_those_who_leave_more_and_more_hold_up_nothing_that_is_owed(
+    peer: RawPeer, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = peer.session.open(), peer.session.open()
+    first.sendall(b"SYN and all")
+    second.sendall(b"SYN and all")
+    writes = iter(range(5))
+
+    def leave() -> None:
+        for _ in range(50):
+            second.sendall(bytes(1000))
+
+    def leave_more(*_: object) -> None:
+        write = next(writes, None)
+        if write == 0:
+            peer.send(frame(DATA, 0, UNKNOWN, b"for nobody"))
+            until(lambda: UNKNOWN in peer.session._engine.protocol.resets)
+        if write is not None:
+            crew.start(leave).result()
+
+    before(monkeypatch, peer.session._engine.transport, "send", leave_more)
+    first.sendall(b"first")
+    behind = 0
+    while (found := peer.read()) is not None and found.type != RST:
+        behind += len(found.body) == 1000
+    assert found is not None
+    assert behind == 50
+    for stream in (first, second):
         stream.close()
 
 

@@ -226,7 +226,7 @@ class TestAccepting:
         lives(peer, 9)
 
     def test_the_type_counts_in_the_window(self, raw: Raw) -> None:
-        peer = raw(typed=True, window=1000)
+        peer = raw(typed=True, window=1000, max_window=1000)
         peer.send(syn(3, word(1) + bytes(996)), syn(5, word(1) + bytes(997)))
         peer.send(syn(7, b"\0"), data(7, bytes(1000)))
         for stream_id in (5, 7):

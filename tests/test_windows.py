@@ -65,7 +65,7 @@ class World:
                 window.left -= count
                 self.buffered += count
                 if window.left < window.mark:
-                    self.windows.saw(window.answered(self.now))
+                    self.windows.reached(window, self.now)
             may = min(may + reader * step, max(65536.0, reader * step))
             count = min(int(may), self.buffered)
             may -= count
@@ -229,7 +229,7 @@ def test_both_ends_agree(
         sender.left -= count
         window.left -= count
         if window.left < window.mark:
-            windows.saw(window.answered(now))
+            windows.reached(window, now)
         buffered += count
         count = min(read, buffered)
         buffered -= count
@@ -242,6 +242,73 @@ def test_both_ends_agree(
         assert start <= window.size <= max(start, min(start + extra, budget))
         assert window.read * 2 < window.size or not count
     assert sender.left + buffered > 0, "the sender waits for what will never come"
+
+
+class Turn:
+    """One of many streams: now and then it sends what its window allows, up to a turn's bytes."""
+
+    def __init__(self, start: int, turn: int) -> None:
+        self.windows = Windows(start, 16 * MIB, 256 * MIB)
+        self.windows.opened()
+        self.windows.saw(0.00002)
+        self.sender, self.window = SendWindow(start), ReceiveWindow(start)
+        self.turn = turn
+        self.now = 1.0
+
+    def run(self, turns: int, *, takes: float, between: float = 0.05) -> None:
+        """So many turns, each read in eight parts within so many seconds."""
+        window = self.window
+        for _ in range(turns):
+            self.now += between
+            size = min(self.sender.left, self.turn)
+            self.sender.left -= size
+            window.left -= size
+            if window.left < window.mark:
+                self.windows.reached(window, self.now)
+            for part in range(8):
+                self.now += takes / 8
+                if window.consume((size + part) // 8):
+                    increment = self.windows.update(window, self.now, alone=False)
+                    assert self.sender.grant(increment)
+            assert window.left + window.read == window.size
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_it_grows_to_a_whole_turn_where_many_take_turns(start: int) -> None:
+    one = Turn(start, turn=2 * MIB)
+    one.run(3, takes=0.001)
+    assert one.window.size == MIB
+    one.run(200, takes=0.001)
+    assert one.window.size == MIB, "neither more nor, as it is used, less"
+
+
+def test_once_for_each_time_that_it_is_used_up() -> None:
+    one = Turn(64 * KIB, turn=64 * KIB)
+    one.run(1, takes=0.0005)
+    assert one.window.size == 256 * KIB
+    one.run(1, takes=0.0005, between=0.0001)
+    assert one.window.size == 256 * KIB
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_but_not_where_a_turn_is_not_read_at_once(start: int) -> None:
+    one = Turn(start, turn=2 * MIB)
+    one.run(50, takes=0.02)
+    assert one.window.size == start
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_nor_where_the_clock_stands_still(start: int) -> None:
+    one = Turn(start, turn=2 * MIB)
+    one.run(50, takes=0.0, between=0.0)
+    assert one.window.size == start
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_nor_where_the_window_is_not_used_up(start: int) -> None:
+    one = Turn(start, turn=start // 3)
+    one.run(50, takes=0.0001)
+    assert one.window.size == start
 
 
 @pytest.mark.parametrize("start", STARTS)

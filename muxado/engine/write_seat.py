@@ -45,8 +45,9 @@ _MAX_TURN = 1048576
 _PACE = 0.01
 #: Bytes that non-blocking sends may leave to whoever writes next.
 _MAX_UNSENT = 262144
-#: Behind so many bytes what is owed stays with the protocol, which bounds it.
-_MAX_BEHIND = 16384
+#: Behind so many bytes what is owed stays with the protocol, which bounds it, and callers wait for
+#: their turn.
+_MAX_BEHIND = 65536
 #: Bytes that a caller may leave to the one who is writing, as if the connection had taken them:
 #: to wait for a turn would cost a small message more than all the rest of it.
 _BEHIND = 4096
@@ -104,8 +105,7 @@ class WriteSeat(Clock):
         try:
             with self._lock:
                 if (
-                    self._scheduled
-                    or self._wills  # perhaps one of this stream, which goes before
+                    self._wills  # perhaps one of this stream, which goes before
                     or stream.write is not None
                     or not 0 < size <= stream.send.left
                     or not self._inline
@@ -115,10 +115,10 @@ class WriteSeat(Clock):
                     or self._broken is not None
                 ):
                     pass
-                elif self._writing or self._unsent:
+                elif self._writing or self._unsent or self._scheduled:
                     if (
                         size <= _BEHIND
-                        and len(self._unsent) < _MAX_BEHIND
+                        and len(self._unsent) + size < _MAX_BEHIND
                         and self._writing
                         and not self._jammed
                         and not protocol.mixed
