@@ -103,6 +103,13 @@ class Transport:
         """
         raise NotImplementedError
 
+    def recv_both(self, into: memoryview, behind: memoryview) -> int | None:
+        """As :meth:`recv_into`, and what is there beyond ``into`` goes into ``behind``.
+
+        Where that takes one call; else it stays for the next read.
+        """
+        return self.recv_into(into)
+
     def send(self, buffers: Sequence[Buffer]) -> int:
         """Write what fits now; returns the count, which may be 0."""
         raise NotImplementedError
@@ -286,6 +293,11 @@ class Plain(Polled):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self.recv_into = sock.recv_into  # type: ignore[method-assign,assignment]
+
+    if hasattr(socket.socket, "recvmsg_into"):
+
+        def recv_both(self, into: memoryview, behind: memoryview) -> int | None:
+            return self._sock.recvmsg_into((into, behind))[0]
 
     def send(self, buffers: Sequence[Buffer]) -> int:
         try:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import random
+import socket
+import sys
+import termios
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,6 +62,9 @@ def test_a_frame_in_pieces(
     peer = raw()
     stream = accepted(peer, 3)
     counts = past_the_parser(peer.session, monkeypatch)
+    engine = peer.session._engine
+    into: list[object] = []
+    before(monkeypatch, engine.transport, "recv_both", lambda view, _: into.append(view.obj))
     data = random.Random(1).randbytes(LONG)
     whole = frame(DATA, FIN, 3, data)
     reading = crew.start(read_on, stream, LONG + 1)
@@ -66,7 +74,96 @@ def test_a_frame_in_pieces(
     assert reading.result() == data
     assert stream.recv(1) == b""
     assert counts, "nothing was read straight"
+    assert into
+    assert engine._read_buffer.obj not in into, "what is read behind it is lost"
     stream.close()
+
+
+@pytest.mark.parametrize("behind", [0, 1, 3, 7, 8])
+@pytest.mark.parametrize("size", [0, 10, 50_000])
+@pytest.mark.parametrize("mine", [True, False], ids=["its own", "another's"])
+def test_the_next_header_comes_along(
+    raw: Callable[..., RawPeer],
+    crew: Crew,
+    monkeypatch: pytest.MonkeyPatch,
+    behind: int,
+    size: int,
+    mine: bool,
+) -> None:
+    """Whole, in part or not at all."""
+    peer = raw()
+    stream, other = accepted(peer, 3), accepted(peer, 5)
+    transport = peer.session._engine.transport
+    data = random.Random(behind).randbytes(60_000)
+    whole, follows = frame(DATA, 0, 3, data), frame(DATA, FIN, 3 if mine else 5, data[:size])
+    counts: list[int] = []
+    receive = transport.recv_both
+
+    def receive_both(into: memoryview, header: memoryview) -> int | None:
+        if counts:
+            return receive(into, header)
+        peer.send(whole[1001:] + follows[:behind])
+        left = len(whole) - 1000 + behind
+        until(lambda: readable(peer.session) == left)
+        count = receive(into, header)
+        assert count == left
+        counts.append(count)
+        peer.send(follows[behind:])
+        return count
+
+    monkeypatch.setattr(transport, "recv_both", receive_both)
+    reading, others = crew.start(read_on, stream, len(data)), crew.start(read_on, other, 50_001)
+    codec = peer.session._engine.protocol.codec
+    peer.send(whole[:1000])
+    until(lambda: codec.data_left == len(whole) - 1000 and stream._state.post is not None)
+    peer.send(whole[1000:1001])
+    assert reading.result() == data
+    assert counts
+    if not mine:
+        peer.send(frame(DATA, FIN, 3, b"rest"))
+        assert others.result() == data[:size]
+        assert read_on(stream, 50_001) == b"rest"
+    else:
+        peer.send(frame(DATA, FIN, 5, b"rest"))
+        assert others.result() == b"rest"
+        assert read_on(stream, 50_001) == data[:size]
+    stream.close()
+    other.close()
+
+
+def test_the_seat_is_left_to_the_one_whose_frame_begins(
+    raw: Callable[..., RawPeer], crew: Crew
+) -> None:
+    """Who has its own frame whole, and comes back for more, waits behind it."""
+    peer = raw()
+    stream, other = accepted(peer, 3), accepted(peer, 5)
+    engine = peer.session._engine
+    threads: dict[str, int] = {}
+
+    def read(name: str, end: muxado.Stream) -> bytes:
+        threads[name] = threading.get_ident()
+        return read_on(end, LONG + 1)
+
+    one, two = crew.start(read, "one", stream), crew.start(read, "two", other)
+    until(lambda: stream._state.post is not None and other._state.post is not None)
+    first, second = frame(DATA, 0, 3, bytes(60_000)), frame(DATA, 0, 5, bytes(LONG))
+    for part in (first[:1000], first[1000:] + second[:8]):
+        peer.send(part)
+    until(lambda: engine.protocol.codec.data_left == LONG)
+    waiting(peer.session, 2)
+    until(lambda: engine._reading is not None and engine._reading_thread == threads["two"])
+    assert stream._state.post is not None
+    peer.send(second[8:] + frame(DATA, FIN, 5), frame(DATA, FIN, 3))
+    assert (one.result(), two.result()) == (bytes(60_000), bytes(LONG))
+    stream.close()
+    other.close()
+
+
+def readable(session: muxado.Session) -> int:
+    """Bytes that the connection has for it."""
+    connection: socket.socket = session._engine.transport._sock  # type: ignore[attr-defined]
+    count = fcntl.ioctl(connection, termios.FIONREAD, bytes(4))
+    return int.from_bytes(count, sys.byteorder)
 
 
 @pytest.mark.parametrize("seed", range(8))

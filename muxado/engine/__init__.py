@@ -30,7 +30,8 @@ left the next stream that comes with the end of its own.
 
 **Reading straight.** One who waits in ``recv_into`` *posts* its memory on its stream. Where a long
 frame begins whose stream has such memory, the leader hands the seat over to its owner, which reads
-the rest into it, past the parser, and finds the seat free when it comes back for more. Where
+the rest into it, past the parser, and finds the seat free when it comes back for more. The frame's
+end is read together with the next header, which tells to whom the seat goes from there. Where
 another sits by then, that one reads into it, and wakes its owner when the frame or the memory is at
 its end, or before it waits for more. Because it reads there without the lock, it says so under the
 lock before, and the owner, whatever ends its wait (its deadline, the session's death, an

@@ -182,7 +182,11 @@ class ReadSeat(WriteSeat):
                                 self._tardy = time.monotonic() - self._left[1] > _TARDY
                                 self._left = None
                         if self._reading is None and not self._pins and not protocol.urgent:
-                            if self._brevity >= BRIEF and answered and self._defers_locked(stream):
+                            if (
+                                self._brevity >= BRIEF and answered and self._defers_locked(stream)
+                            ) or (
+                                protocol.codec.data_left >= _LONG_REST and self._hand_over_locked()
+                            ):
                                 defers = True
                             else:
                                 seated = True
@@ -534,9 +538,10 @@ class ReadSeat(WriteSeat):
                     self._put_off += 1
                     if self._put_off >= _PUT_OFF:
                         self._grant_locked()
+                handed = codec.data_left >= _LONG_REST and self._hand_over_locked()
                 leave = (
                     done
-                    or (codec.data_left >= _LONG_REST and self._hand_over_locked())
+                    or handed
                     or self._woke
                     or (self._fed and not posted)
                     or self._pins > 0
@@ -552,7 +557,7 @@ class ReadSeat(WriteSeat):
                         self._acceptors.remove(self._reading)
                     self._reading = None
                     self._pass_seat_locked()
-                    if posted and done and self._willing:
+                    if posted and done and self._willing and not handed:
                         if self._tardy:
                             self._wake_locked(next(iter(self._willing)))
                         self._left = (get_ident(), time.monotonic())
@@ -587,7 +592,8 @@ class ReadSeat(WriteSeat):
         protocol = self.protocol
         left = protocol.codec.data_left  # which only who sits in the seat moves
         if not left:
-            # Behind one long frame comes another, as a rule: only its header is wanted here.
+            # Behind one long frame comes another, as a rule: only its header is wanted here, where
+            # it did not come with the end of the one before.
             header, self._header_next = self._header_next, False
             return self._read_buffer[:HEADER] if header else self._read_buffer
         if left < _LONG_REST and self._held is None:
@@ -614,6 +620,7 @@ class ReadSeat(WriteSeat):
         """A read past the parser is over; whether it brought anything."""
         assert self._aimed is not None
         (stream, post), self._aimed = self._aimed, None
+        left = self.protocol.codec.data_left
         post.busy = False
         if post.recalled:
             self._held = stream
@@ -624,6 +631,10 @@ class ReadSeat(WriteSeat):
         self._woke = False
         self._received += count
         self._heard = True
+        behind = count - left  # so much of the next header came along
+        if behind > 0:
+            count = left
+            self._header_next = False
         mine = False
         try:
             mine = self.protocol.taken(stream, count)
@@ -637,6 +648,8 @@ class ReadSeat(WriteSeat):
         full = post.count == len(post.view) or not self.protocol.codec.data_left
         if full or not mine or post.recalled:
             self._tell_held_locked()
+        if behind > 0 and self.death is None:
+            self._feed_locked(self._behind[:behind])
         self._receiving = False
         return True
 
@@ -675,7 +688,10 @@ class ReadSeat(WriteSeat):
         """One read; ``None`` for nothing yet, -1 for a connection that failed."""
         self._receiving = True
         try:
-            count = self.transport.recv_into(into)
+            if self._aimed is not None and self._header_next:  # wanted in the same breath
+                count = self.transport.recv_both(into, self._behind)
+            else:
+                count = self.transport.recv_into(into)
         except (BlockingIOError, InterruptedError):
             count = None
         except (OSError, ValueError) as error:
@@ -683,7 +699,7 @@ class ReadSeat(WriteSeat):
             with self._lock:
                 self._connection_failed_locked(error)
             return -1
-        self._eager = count is not None and (count >= _EAGER or count == len(into))
+        self._eager = count is not None and (count >= _EAGER or count >= len(into))
         return count
 
     def _dispatch_locked(self, count: int | None) -> list[Poller] | None:
@@ -699,15 +715,7 @@ class ReadSeat(WriteSeat):
             self._receiving = False
             self._connection_ended_locked()
             return None
-        try:
-            protocol.feed(self._read_buffer[:count])
-        except Error as error:
-            if protocol.goaway is not None:
-                # What stands behind a GOAWAY is often cut or miscounted by the peers' own
-                # fault; the GOAWAY has told how it ends.
-                self._connection_ended_locked()
-            else:
-                self._die_locked(error.code, error, b"")
+        self._feed_locked(self._read_buffer[:count])
         self._receiving = False
         if protocol.beat_answered:
             protocol.beat_answered = False
@@ -722,6 +730,17 @@ class ReadSeat(WriteSeat):
         if protocol.changed or protocol.arrived or self._drainers:
             return self._announce_locked(but=self._reading)
         return None
+
+    def _feed_locked(self, data: memoryview) -> None:
+        try:
+            self.protocol.feed(data)
+        except Error as error:
+            if self.protocol.goaway is not None:
+                # What stands behind a GOAWAY is often cut or miscounted by the peers' own
+                # fault; the GOAWAY has told how it ends.
+                self._connection_ended_locked()
+            else:
+                self._die_locked(error.code, error, b"")
 
     def _note_news_locked(self) -> None:
         """What the peer has just sent, as far as it concerns the session, is to be logged."""

@@ -19,6 +19,7 @@ from muxado import wire
 from muxado.engine.notes import Notes, frames
 from muxado.errors import Error, ErrorCode, RemoteGoneAway, SessionClosed
 from muxado.protocol import Protocol, SessionEnd, StreamState
+from muxado.wire.base import HEADER
 
 if TYPE_CHECKING:
     from muxado.config import Config
@@ -144,6 +145,7 @@ class Shared:
         #: since a TLS handshake may have read what came behind it.
         self._eager = True
         self._header_next = False  # the seat's: see _aim()
+        self._behind = memoryview(bytearray(HEADER))  # the seat's: what came behind a long frame
         #: Guarded by _lock: whose memory the seat is reading into, a stream and its ``Post``; and
         #: whose memory has bytes that its reader has not been told of, as more are coming.
         self._aimed: tuple[StreamState, Any] | None = None

@@ -34,6 +34,14 @@ class Torn(Polled):
             return None
         return self._sock.recv_into(into[: self._reads.choice(PIECES)])
 
+    def recv_both(self, into: memoryview, behind: memoryview) -> int | None:
+        if self._reads.random() < IDLE:
+            return None
+        piece = self._reads.choice((*PIECES, len(into)))
+        if piece <= len(into):
+            return self._sock.recv_into(into[:piece])
+        return self._sock.recvmsg_into((into, behind[: self._reads.randint(1, len(behind))]))[0]
+
     def send(self, buffers: Sequence[Buffer]) -> int:
         if self._writes.random() < IDLE:
             return 0

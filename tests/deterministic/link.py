@@ -98,6 +98,15 @@ class Memory(Transport):
         self._world.point()
         return len(data)
 
+    def recv_both(self, into: memoryview, behind: memoryview) -> int | None:
+        both = bytearray(len(into) + len(behind))
+        count = self.recv_into(memoryview(both))
+        if count is not None:
+            first = min(count, len(into))
+            into[:first] = both[:first]
+            behind[: count - first] = both[first:count]
+        return count
+
     def send(self, buffers: Sequence[Buffer]) -> int:
         self._world.point()
         self._check()

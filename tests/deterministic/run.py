@@ -10,7 +10,7 @@ from typing import Any
 
 import muxado
 from muxado import ErrorCode
-from muxado.engine import read_seat
+from muxado.engine import read_seat, shared
 
 from .link import Blocking, Memory, connect, cut
 from .oracle import Talk, Truth
@@ -23,12 +23,12 @@ __all__ = ["Run", "perform"]
 @contextlib.contextmanager
 def few_bytes_are_many() -> Iterator[None]:
     """What is done with long frames only is done in these runs, whose frames are short."""
-    before = read_seat._LONG_REST, read_seat._EAGER
-    read_seat._LONG_REST, read_seat._EAGER = 3, 10
+    before = read_seat._LONG_REST, read_seat._EAGER, shared.READ
+    read_seat._LONG_REST, read_seat._EAGER, shared.READ = 3, 10, 40
     try:
         yield
     finally:
-        read_seat._LONG_REST, read_seat._EAGER = before
+        read_seat._LONG_REST, read_seat._EAGER, shared.READ = before
 
 
 class Player:
