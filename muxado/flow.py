@@ -23,7 +23,7 @@ small window however much is thrown at it.
 **Among many streams** the rate of each says little: every one has its turn now and then, and sends
 in it what its window allows. A turn costs both ends a thread to be woken, so short windows make
 many streams slow on a fast connection. Where a window was used up, and what used it up was read at
-once, the window grows to what a turn may be.
+once, the window grows to two whole turns.
 
 **The round trip** is seen in the updates themselves: bytes beyond the old limit cannot come before
 the peer has the update. Where the window was not the limit they come later, so only the shortest
@@ -53,10 +53,11 @@ _SETTLE = 1.0
 _AWAKENING = 0.001
 _AWAKENING_BESIDE = 0.0002
 #: Seconds within which half of a window is read that grows because it was used up, by how much at a
-#: time, and up to how many bytes: those of the longest turn; see write_seat.py.
+#: time, and up to how many bytes: those of the longest turn, see write_seat.py, and as many again
+#: while the update of that is under way.
 _AT_ONCE = 0.002
 _STEP = 4
-_TURN = 1048576
+_TURNS = 2097152
 
 
 class SendWindow:
@@ -162,13 +163,13 @@ class ReceiveWindow:
         return need
 
     def cut_short(self, now: float) -> float | None:
-        """The window that a sender asks for whose turn it has ended, ``None`` where it has not.
+        """The window that a sender asks for whose turn it has ended; ``None`` where it has not.
 
         To be asked behind :meth:`needed`.
         """
         if self.left or not 0 < now - self._used_up <= _AT_ONCE:
             return None
-        self._need = max(self._need, min(_STEP * self.size, max(self.size, _TURN)))
+        self._need = max(self._need, min(_STEP * self.size, max(self.size, _TURNS)))
         return self._need
 
     def unneeded(self, now: float) -> bool:

@@ -274,12 +274,12 @@ class Turn:
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_it_grows_to_a_whole_turn_where_many_take_turns(start: int) -> None:
-    one = Turn(start, turn=2 * MIB)
+def test_it_grows_to_whole_turns_where_many_take_turns(start: int) -> None:
+    one = Turn(start, turn=4 * MIB)
     one.run(3, takes=0.001)
-    assert one.window.size == MIB
+    assert one.window.size == 2 * MIB
     one.run(200, takes=0.001)
-    assert one.window.size == MIB, "neither more nor, as it is used, less"
+    assert one.window.size == 2 * MIB, "neither more nor, as it is used, less"
 
 
 def test_once_for_each_time_that_it_is_used_up() -> None:
