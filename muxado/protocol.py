@@ -508,7 +508,7 @@ class Protocol:
             )
             return
         window.left = left
-        if left < window.mark:
+        if left < window.mark and length:
             self.windows.reached(window, self._clock())
         if not stream.answered:
             stream.answered = True

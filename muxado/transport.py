@@ -293,11 +293,18 @@ class Plain(Polled):
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
         self.recv_into = sock.recv_into  # type: ignore[method-assign,assignment]
+        #: None where the system has no such call, or the socket its own way of reading.
+        self._recvmsg_into = (
+            getattr(sock, "recvmsg_into", None)
+            if type(sock).recv_into is socket.socket.recv_into
+            else None
+        )
 
-    if hasattr(socket.socket, "recvmsg_into"):
-
-        def recv_both(self, into: memoryview, behind: memoryview) -> int | None:
-            return self._sock.recvmsg_into((into, behind))[0]
+    def recv_both(self, into: memoryview, behind: memoryview) -> int | None:
+        if self._recvmsg_into is None:
+            return self.recv_into(into)
+        count: int = self._recvmsg_into((into, behind))[0]
+        return count
 
     def send(self, buffers: Sequence[Buffer]) -> int:
         try:

@@ -10,8 +10,8 @@ import pytest
 
 import muxado
 
-from .conformance.crew import Crew
-from .gates import Gate, before, polls
+from .conformance.crew import Crew, Task
+from .gates import Calls, Gate, before, polls
 from .support import DATA, RST, RawPeer, frame, until
 
 #: A stream of the peer's that nobody has opened.
@@ -161,6 +161,59 @@ def test_those_who_leave_more_and_more_hold_up_nothing_that_is_owed(
     assert behind == 50
     for stream in (first, second):
         stream.close()
+
+
+def test_nor_who_waits_for_its_turn(
+    peer: RawPeer, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one in the seat only sends what is left there, and while it does more is left."""
+    second, third = peer.session.open(), peer.session.open()
+    engine = peer.session._engine
+    second.sendall(b"SYN and all")
+    third.sendall(b"SYN and all")
+    writes = iter(range(200))
+    sending: list[Task[None]] = []
+
+    def leave_more(*_: object) -> None:
+        if not sending:
+            sending.append(crew.start(third.sendall, bytes(10_000)))
+            until(lambda: bool(engine._senders))
+        if next(writes, None) is not None and engine._writing:
+            crew.start(second.sendall, b"small").result()
+
+    before(monkeypatch, engine.transport, "send", leave_more)
+    peer.send(frame(DATA, 0, UNKNOWN, b"for nobody"))  # draws an RST that no caller sends
+    small = got = 0
+    while got < 10_000:
+        found = peer.read()
+        assert found is not None
+        small += found.body == b"small"
+        got += len(found.body) * (found.stream_id == third.id and found.body != b"SYN and all")
+    assert small < 10
+    sending[0].result()
+    for stream in (second, third):
+        stream.close()
+
+
+def test_nor_the_clock(peer: RawPeer, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer thread sends what is left, and while it does more is left."""
+    stream = peer.session.open()
+    engine = peer.session._engine
+    stream.sendall(b"SYN and all")
+    looks = Calls(monkeypatch, engine, "_heartbeat_locked")
+    writes = 0
+
+    def leave_more(*_: object) -> None:
+        nonlocal writes
+        if looks.count < 3 and writes < 200:
+            writes += 1
+            crew.start(stream.sendall, b"small").result()
+
+    before(monkeypatch, engine.transport, "send", leave_more)
+    stream.sendall(b"first")
+    until(lambda: looks.count >= 3)
+    assert writes < 200
+    stream.close()
 
 
 @pytest.mark.parametrize("end", ["close", "shutdown"])

@@ -159,6 +159,54 @@ def test_the_seat_is_left_to_the_one_whose_frame_begins(
     other.close()
 
 
+def test_not_to_one_who_is_about_to_return(raw: Callable[..., RawPeer]) -> None:
+    """It has what there is, and nobody knows when it comes back for more."""
+    peer = raw()
+    stream = accepted(peer, 3)
+    engine, state = peer.session._engine, stream._state
+    peer.send(frame(DATA, 0, 3, bytes(LONG))[:1000])
+    until(lambda: state.buffered == 992)
+    waiter = threading.Lock()
+    state.readers = [waiter]
+    with engine._lock:
+        post = state.post = Post(memoryview(bytearray(10)))
+        post.thread = -2
+        engine._willing[waiter] = None
+        engine._waiters[waiter] = -2
+        assert engine._hand_over_locked()
+        post.ripe = True
+        assert not engine._hand_over_locked()
+        del engine._willing[waiter], engine._waiters[waiter]
+        state.readers, state.post = None, None
+    stream.reset()
+    stream.close()
+
+
+class Counting(socket.socket):
+    """A socket with its own way of reading."""
+
+    received = 0
+
+    def recv_into(self, *args: Any) -> int:
+        count = super().recv_into(*args)
+        self.received += count
+        return count
+
+
+def test_a_socket_that_reads_in_its_own_way_is_let_do_so(crew: Crew) -> None:
+    near, far = socket.socketpair()
+    mine = Counting(fileno=far.detach())
+    with muxado.client(near) as client, muxado.server(mine) as server:
+        stream = client.open()
+        sending = crew.start(stream.sendall, bytes(LONG))
+        accepted, _ = server.accept()
+        assert read_on(accepted, LONG) == bytes(LONG)
+        sending.result()
+        assert mine.received >= LONG + 8 * client.stats().frames_sent - 8
+        stream.close()
+        accepted.close()
+
+
 def readable(session: muxado.Session) -> int:
     """Bytes that the connection has for it."""
     connection: socket.socket = session._engine.transport._sock  # type: ignore[attr-defined]

@@ -297,6 +297,23 @@ def test_but_not_where_a_turn_is_not_read_at_once(start: int) -> None:
     assert one.window.size == start
 
 
+def test_empty_frames_do_not_make_a_slow_reader_quick() -> None:
+    now = 1.0
+    protocol = Protocol(Config(), client=False, clock=lambda: now)
+    half = bytes(128 * KIB)
+    protocol.feed(memoryview(frame(DATA, SYN, 3, half) + frame(DATA, 0, 3, half)))
+    stream = protocol.accept()
+    assert stream is not None
+    assert not stream.receive.left
+    for _ in range(8):
+        now += 1.0
+        protocol.feed(memoryview(frame(DATA, 0, 3)))
+        now += 0.001
+        protocol.consumed(stream, len(stream.take(32 * KIB)))
+        protocol.control_frames(opening=False)
+    assert stream.receive.size == 256 * KIB
+
+
 @pytest.mark.parametrize("start", STARTS)
 def test_nor_where_the_clock_stands_still(start: int) -> None:
     one = Turn(start, turn=2 * MIB)

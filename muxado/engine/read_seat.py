@@ -577,8 +577,8 @@ class ReadSeat(WriteSeat):
         """
         stream = self.protocol.under_way
         post: Post | None = None if stream is None else stream.post
-        if stream is None or post is None or post.thread == get_ident():
-            return False
+        if stream is None or post is None or post.ripe or post.thread == get_ident():
+            return False  # or is about to return with what it has
         for waiter in stream.readers or ():
             if waiter in self._willing and self._waiters.get(waiter) == post.thread:
                 self._wake_locked(waiter)

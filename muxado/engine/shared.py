@@ -180,6 +180,7 @@ class Shared:
         self._paced: tuple[float, int, float] = (0.0, 0, 0.0)
         self._unsent = bytearray()  # guarded by _lock: framed, goes before all but heartbeats
         self._cut = 0  # guarded by _lock: so many bytes of that end a frame that was begun
+        self._stuck = False  # the seat's: the connection has not taken the last batch
         self._begun = 0  # the seat's: the same of the batch under way
         self._starved: dict[StreamState, None] = {}  # guarded by _lock: see write_now()
         # See WriteSeat._may_ride_locked(); guarded by _lock.

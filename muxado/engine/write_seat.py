@@ -45,12 +45,14 @@ _MAX_TURN = 1048576
 _PACE = 0.01
 #: Bytes that non-blocking sends may leave to whoever writes next.
 _MAX_UNSENT = 262144
-#: Behind so many bytes what is owed stays with the protocol, which bounds it, and callers wait for
-#: their turn.
+#: Behind so many bytes callers wait for their turn, and what is owed stays with the protocol, which
+#: bounds it, where the connection took no more.
 _MAX_BEHIND = 65536
 #: Bytes that a caller may leave to the one who is writing, as if the connection had taken them:
 #: to wait for a turn would cost a small message more than all the rest of it.
 _BEHIND = 4096
+#: Batches in a row of what callers have left.
+_ROUNDS = 16
 #: Bytes of one frame and one batch while streams of different priority compete. What has been
 #: handed over stands before all that is more urgent, and on 10 Mbit/s 8 KiB are 7 ms.
 _MIXED = 8192
@@ -398,14 +400,21 @@ class WriteSeat(Clock):
     ) -> None:
         """In the write seat: send batches until ``write`` is out; the seat is free on return.
 
-        Without ``write``, until nothing is left that can be sent. The caller frees the seat when
-        an exception comes out of here.
+        Without ``write``, until nothing is left that no caller waits to send; others may go on
+        leaving something, so a caller whose turn it is comes first, and whoever is in the seat
+        has something else to do in the end. The caller frees the seat when an exception comes
+        out of here.
         """
         patience = deadline
+        rounds = 0
         while True:
             with self._lock:
                 if self.death is not None:
                     break
+                turn = self._inline and self._scheduled and self._senders  # it is a caller's
+                if write is None and (rounds >= _ROUNDS or (rounds and turn)):
+                    break
+                rounds += 1
                 if stream is not None and write is not None:
                     if stream.write is not write or (write.sent > 0 and not whole):
                         break
@@ -468,7 +477,9 @@ class WriteSeat(Clock):
                 self._unsent = bytearray()
                 if left >= _MAX_UNSENT:
                     return buffers  # or a connection that takes nothing would collect without end
-            if left < _MAX_BEHIND and (protocol.urgent or protocol.grants or protocol.owing()):
+            if (left < _MAX_BEHIND or not self._stuck) and (
+                protocol.urgent or protocol.grants or protocol.owing()
+            ):
                 if self._fin_rides:
                     self._ride_came_locked()
                 control = protocol.control_frames(opening=write is None)
@@ -520,7 +531,7 @@ class WriteSeat(Clock):
                 size -= sent
                 self._sent += sent
                 if not size and not transport.pending:
-                    self._midway = False
+                    self._midway = self._stuck = False
                     return True
                 if sent:
                     batch = batch or list(buffers)
@@ -577,7 +588,7 @@ class WriteSeat(Clock):
             end += self.protocol.codec.frame_size(whole[end : end + 8])
         self._unsent[:0] = b"".join(buffers)
         self._cut, self._begun = end - done, 0
-        self._midway = False
+        self._stuck, self._midway = True, False
 
     def _leave_pen(self) -> None:
         protocol = self.protocol
