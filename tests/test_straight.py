@@ -160,7 +160,7 @@ def test_the_seat_is_left_to_the_one_whose_frame_begins(
 
 
 def test_not_to_one_who_is_about_to_return(raw: Callable[..., RawPeer]) -> None:
-    """It has what there is, and nobody knows when it comes back for more."""
+    """Where such have not been back for more at once."""
     peer = raw()
     stream = accepted(peer, 3)
     engine, state = peer.session._engine, stream._state
@@ -173,9 +173,12 @@ def test_not_to_one_who_is_about_to_return(raw: Callable[..., RawPeer]) -> None:
         post.thread = -2
         engine._willing[waiter] = None
         engine._waiters[waiter] = -2
+        engine._tardy = True
         assert engine._hand_over_locked()
         post.ripe = True
         assert not engine._hand_over_locked()
+        engine._tardy = False
+        assert engine._hand_over_locked()
         del engine._willing[waiter], engine._waiters[waiter]
         state.readers, state.post = None, None
     stream.reset()

@@ -557,8 +557,8 @@ class ReadSeat(WriteSeat):
                         self._acceptors.remove(self._reading)
                     self._reading = None
                     self._pass_seat_locked()
-                    if posted and done and self._willing and not handed:
-                        if self._tardy:
+                    if posted and done and self._willing:
+                        if self._tardy and not handed:
                             self._wake_locked(next(iter(self._willing)))
                         self._left = (get_ident(), time.monotonic())
             if pollers is not None or self.protocol.urgent or transport.pending:
@@ -577,8 +577,10 @@ class ReadSeat(WriteSeat):
         """
         stream = self.protocol.under_way
         post: Post | None = None if stream is None else stream.post
-        if stream is None or post is None or post.ripe or post.thread == get_ident():
-            return False  # or is about to return with what it has
+        if stream is None or post is None or post.thread == get_ident():
+            return False
+        if post.ripe and self._tardy:
+            return False  # it is about to return with what it has, and may not be back soon
         for waiter in stream.readers or ():
             if waiter in self._willing and self._waiters.get(waiter) == post.thread:
                 self._wake_locked(waiter)
