@@ -388,6 +388,10 @@ class WriteSeat(Clock):
         """There is data to send that the writer thread must, because no caller may or is there."""
         return bool(self._scheduled and (self._wills or not self._inline))
 
+    def _awaited_locked(self) -> bool:
+        """It is a caller's turn, who is woken when the seat is free."""
+        return bool(self._inline and self._scheduled and self._senders)
+
     # In the seat.
 
     def _pump(
@@ -411,8 +415,7 @@ class WriteSeat(Clock):
             with self._lock:
                 if self.death is not None:
                     break
-                turn = self._inline and self._scheduled and self._senders  # it is a caller's
-                if write is None and (rounds >= _ROUNDS or (rounds and turn)):
+                if write is None and (rounds >= _ROUNDS or (rounds and self._awaited_locked())):
                     break
                 rounds += 1
                 if stream is not None and write is not None:
@@ -708,6 +711,7 @@ class WriteSeat(Clock):
         me = self._writer_waiter
         riding, idle = False, 0
         rested = False  # the last nap was not cut short
+        sat = False  # just now
         #: The stream whose SYN, and that whose FIN, had waited longest at the last look.
         opening: StreamState | None = None
         ending: StreamState | None = None
@@ -750,6 +754,9 @@ class WriteSeat(Clock):
                         if pause <= 0:
                             self._die_locked(ErrorCode.PEER_EOF, self._broken[1], b"")
                             break
+                    elif now and sat and not self._writing and self._awaited_locked():
+                        # Nobody wakes as soon as we are back, who are awake.
+                        pause, riding, idle = _RIDE, True, 0
                     elif now and not self._writing:
                         if self._fin_rides and overdue and not owed:
                             self._ride_missed_locked()
@@ -770,6 +777,7 @@ class WriteSeat(Clock):
                     if self._closes_by is not None:
                         left = max(0.0, self._closes_by - time.monotonic())
                         pause = left if pause is None else min(pause, left)
+                sat = seated
                 for poller in pollers or ():
                     poller.sync()
                 if silent:
