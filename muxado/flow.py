@@ -42,7 +42,7 @@ from __future__ import annotations
 
 from muxado.config import MAX_WINDOW
 
-__all__ = ["ReceiveWindow", "SendWindow", "Windows"]
+__all__ = ["MAX_TURN", "ReceiveWindow", "SendWindow", "Windows"]
 
 #: Seconds that reading is watched at least: on a short link it comes in bursts.
 _BURST = 0.005
@@ -52,12 +52,14 @@ _SETTLE = 1.0
 #: alone; and of one among others, whose bytes wait behind all that it has under way.
 _AWAKENING = 0.001
 _AWAKENING_BESIDE = 0.0002
+#: Bytes that a stream sends at most before it is another's turn, however fast the connection is.
+MAX_TURN = 1048576
 #: Seconds within which half of a window is read that grows because it was used up, by how much at a
-#: time, and up to how many bytes: those of the longest turn, see write_seat.py, and as many again
-#: while the update of that is under way.
+#: time, and up to how many bytes: those of a turn, and as many again while the update of that is
+#: under way.
 _AT_ONCE = 0.002
 _STEP = 4
-_TURNS = 2097152
+_TURNS = 2 * MAX_TURN
 
 
 class SendWindow:

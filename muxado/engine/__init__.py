@@ -55,7 +55,9 @@ window of its own it goes on for the others as long as it need not wait for the 
 sleeps until all its bytes are sent, by whomever, or it is its turn to write: that is the one whose
 stream goes next when the seat gets free, and when window comes while it is free. Whoever is chosen
 so and gives up instead passes the turn on. A small message that meets another
-in the seat is left to it, framed, behind ``_unsent``, as if the connection had taken it. A batch
+in the seat is left to it, framed, behind ``_unsent``, as if the connection had taken it, even where
+others wait for their turn. That comes all the same: who only sends what is left does so once, then
+frees the seat for the one chosen, and the writer thread naps before it takes it back. A batch
 that the connection does not take in time is kept in ``_unsent`` and goes first: a frame once begun
 is finished, or the session dies. What the read side owes is written by whoever dispatched it if
 the seat is free and the connection takes it at once, and is left to the writer thread otherwise:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from muxado.engine.clock import Clock
 from muxado.engine.shared import REENTERED, RIDES, Poller, bounded, os_error
 from muxado.errors import ErrorCode
+from muxado.flow import MAX_TURN
 from muxado.protocol import StreamState
 
 if TYPE_CHECKING:
@@ -36,10 +37,9 @@ _BROKEN = 1.0
 _JOIN_UP_TO = 16384
 #: Bytes of one batch.
 _BATCH = 131072
-#: On a fast connection a frame has as many bytes as it takes in so many seconds, and at most so
-#: many: among many streams every frame costs two threads a wake-up.
+#: On a fast connection a frame has as many bytes as it takes in so many seconds, and MAX_TURN at
+#: most: among many streams every frame costs two threads a wake-up.
 _TURN = 0.002
-_MAX_TURN = 1048576
 #: Seconds over which the connection's pace is measured: longer than it takes to fill the kernel's
 #: buffers, or the first look at a slow connection would find it fast.
 _PACE = 0.01
@@ -453,7 +453,7 @@ class WriteSeat(Clock):
             return
         pace = (count + size) / (now - since)
         self._paced = (now, 0, pace)
-        self._turn = min(int(min(pace, before) * _TURN), _MAX_TURN, self.protocol.codec.max_data)
+        self._turn = min(int(min(pace, before) * _TURN), MAX_TURN, self.protocol.codec.max_data)
 
     def _batch_locked(self, write: Write | None) -> list[Buffer]:
         """The best next frames, what was left over first. They count as sent.
@@ -472,7 +472,7 @@ class WriteSeat(Clock):
             size = 0
             left = len(self._unsent)
             if left:
-                if left < _MAX_UNSENT + 2 * _MAX_TURN and protocol.pressing:
+                if left < _MAX_UNSENT + 2 * MAX_TURN and protocol.pressing:
                     # Before all that waits, but for the end of a frame that was begun.
                     self._unsent[self._cut : self._cut] = protocol.heartbeats()
                 buffers.append(self._unsent)
@@ -635,7 +635,7 @@ class WriteSeat(Clock):
         protocol = self.protocol
         if self.death is not None:
             self._wake_locked(self._writer_waiter)
-        elif self._scheduled and self._senders:
+        elif self._awaited_locked():
             # One who is not asleep is about to look.
             waiter = protocol.schedule.first().write.waiter
             if waiter is not None:
