@@ -159,7 +159,7 @@ class StreamState:
     )
 
     def __init__(
-        self, stream_id: int, *, local: bool, window: int, priority: int, stream_type: int
+        self, stream_id: int, local: bool, window: int, priority: int, stream_type: int
     ) -> None:
         self.id = stream_id
         #: Whether this side opened it.
@@ -211,6 +211,12 @@ class StreamState:
         #: answer.
         self.acceptor = 0
         self.returns = False
+
+    def has_news(self) -> bool:
+        """Whether a read would return or raise something, whatever becomes of the session."""
+        return bool(
+            self.buffered or self.fin_in or self.deaf or self.closed or self.failure is not None
+        )
 
     def push(self, piece: memoryview) -> None:
         """Keep ``piece``, which has just arrived."""
@@ -289,8 +295,8 @@ class StreamState:
 
     def clear(self) -> None:
         """Forget what was received."""
+        self.skip = self.buffered = 0  # first: an exception from outside may strike behind a call
         self.chunks.clear()
-        self.skip = self.buffered = 0
 
 
 class Protocol:
@@ -301,10 +307,57 @@ class Protocol:
     still, receive windows stay as they are and a budget is never refilled.
     """
 
+    # What every frame asks for is found faster in slots. The rest is in the dictionary.
+    __slots__ = (
+        "__dict__",
+        "_clock",
+        "_current",
+        "_current_fin",
+        "_goaway",
+        "_late_credit",
+        "_late_ends",
+        "_max_streams",
+        "_owed",
+        "_parity",
+        "_probing",
+        "_says",
+        "_syn_due",
+        "_untyped",
+        "_window",
+        "accepted",
+        "arrived",
+        "backlog",
+        "beat_answered",
+        "changed",
+        "codec",
+        "config",
+        "ending",
+        "framed",
+        "frames_sent",
+        "goaway",
+        "going_away",
+        "grants",
+        "last_accepted",
+        "last_peer_id",
+        "levels",
+        "mixed",
+        "next_id",
+        "opened",
+        "opening",
+        "peer_streams",
+        "resets",
+        "schedule",
+        "services",
+        "streams",
+        "urgent",
+        "windows",
+    )
+
     def __init__(
         self, config: Config, *, client: bool, clock: Callable[[], float] = lambda: 0.0
     ) -> None:
         self.config = config
+        self._window, self._max_streams = config.window, config.max_streams
         self._clock = clock
         self.windows = Windows(config.window, config.max_window, config.max_buffered)
         self.codec = wire.codec(config, self)
@@ -413,29 +466,24 @@ class Protocol:
             raise ProtocolError(f"the peer opened stream {stream_id}, an id of the wrong parity")
         if stream_id in self.streams:
             raise ProtocolError(f"SYN for stream {stream_id}, which is open")
-        if self.codec.strict_ids and stream_id <= self.last_peer_id:
-            raise ProtocolError(f"SYN for stream {stream_id} after {self.last_peer_id}")
+        codec = self.codec
         if stream_id > self.last_peer_id:
             self.last_peer_id = stream_id
+        elif codec.strict_ids:
+            raise ProtocolError(f"SYN for stream {stream_id} after {self.last_peer_id}")
         if self._owed > _MAX_OWED:
             self._check_owed()
-        if self.going_away or self.peer_streams >= self.config.max_streams:
-            beats = self.codec.carries_types and stream_type == self.codec.heartbeat_type
-            if not beats:
-                self.refused += 1
-                self._draw_reset(stream_id, ErrorCode.STREAM_REFUSED)
-                return
-        stream = StreamState(
-            stream_id,
-            local=False,
-            window=self.config.window,
-            priority=priority,
-            stream_type=stream_type,
-        )
+        if (self.going_away or self.peer_streams >= self._max_streams) and (
+            not codec.carries_types or stream_type != codec.heartbeat_type
+        ):
+            self.refused += 1
+            self._draw_reset(stream_id, ErrorCode.STREAM_REFUSED)
+            return
+        stream = StreamState(stream_id, False, self._window, priority, stream_type)
         self.streams[stream_id] = stream
-        self.windows.opened()
+        self.windows.promised += self._window
         self.peer_streams += 1
-        if self.codec.types_in_data:
+        if codec.types_in_data:
             self._untyped[stream] = bytearray()  # whose silence must hold up no other
         else:
             self._admit(stream)
@@ -459,7 +507,12 @@ class Protocol:
         else:
             self.backlog[stream.id] = stream
             self.arrived = True
-            self._rank(stream)
+            count = self.levels.get(stream.priority)
+            if count:  # as _rank() does, where there are others at that level
+                stream.ranked = True
+                self.levels[stream.priority] = count + 1
+            else:
+                self._rank(stream)
 
     def _refuse(self, stream: StreamState, code: int, *, drawn: bool = True) -> None:
         """The application never gets this one; ``drawn``: by what the peer has just sent."""
@@ -472,44 +525,22 @@ class Protocol:
 
     def on_data(self, stream_id: int, length: int, piece: memoryview, fin: bool) -> None:
         stream = self.streams.get(stream_id)
-        self._current = None
-        if stream is None or not stream.opened:
-            self._check_known(stream_id, "DATA")
-            if fin and not length and self._late_ends:
-                self._late_ends -= 1
-            elif not length:
-                self._charge(_USELESS)
-            if length or not fin:
-                self._draw_reset(stream_id, ErrorCode.STREAM_CLOSED)
-            return
-        if stream.fin_in:
-            if not length and fin:
-                self._charge(_USELESS)
-            else:
-                self._charge(_WASTED)
-                self._reset(
-                    stream,
-                    Failure(
-                        StreamReset, "the peer sent data after its FIN", ErrorCode.STREAM_CLOSED
-                    ),
-                )
+        if stream is None or stream.fin_in or not stream.opened:
+            self._on_late_data(stream, stream_id, length, fin)
             return
         window = stream.receive
         left = window.left - length
-        if left < 0:
-            self._charge(_WASTED)
-            self._reset(
-                stream,
-                Failure(
-                    FlowControlError,
-                    f"the peer sent {length} bytes with a window of {window.left}",
-                    ErrorCode.FLOW_CONTROL_ERROR,
-                ),
-            )
-            return
-        window.left = left
         if left < window.mark and length:
+            if left < 0:
+                self._charge(_WASTED)
+                text = f"the peer sent {length} bytes with a window of {window.left}"
+                failure = Failure(FlowControlError, text, ErrorCode.FLOW_CONTROL_ERROR)
+                self._reset(stream, failure)
+                return
+            window.left = left
             self.windows.reached(window, self._clock())
+        else:
+            window.left = left
         if not stream.answered:
             stream.answered = True
         elif not (length or fin):  # nor did it come with the SYN
@@ -522,14 +553,38 @@ class Protocol:
         if length:
             if stream.deaf:
                 self.consumed(stream, length)
-            else:
+            elif stream.buffered:
                 stream.push(piece)
+            else:  # the same, of the first piece
+                stream.chunks.append(bytes(piece))
+                stream.buffered = length
         if fin:
             stream.fin_in = True
         if stream.readers or stream.poller is not None:
-            self._tell(stream)
+            changed = self.changed
+            if not changed or changed[-1] is not stream:  # as _tell() does
+                changed.append(stream)
         if self._untyped or self.services:
             self._look_inside(stream)
+
+    def _on_late_data(
+        self, stream: StreamState | None, stream_id: int, length: int, fin: bool
+    ) -> None:
+        """DATA for a stream that is gone or never was, or behind its end."""
+        if stream is None or not stream.opened:
+            self._check_known(stream_id, "DATA")
+            if fin and not length and self._late_ends:
+                self._late_ends -= 1
+            elif not length:
+                self._charge(_USELESS)
+            if length or not fin:
+                self._draw_reset(stream_id, ErrorCode.STREAM_CLOSED)
+        elif fin and not length:
+            self._charge(_USELESS)
+        else:
+            self._charge(_WASTED)
+            text = "the peer sent data after its FIN"
+            self._reset(stream, Failure(StreamReset, text, ErrorCode.STREAM_CLOSED))
 
     def _tell(self, stream: StreamState) -> None:
         """Somebody may wait for what has just come; once is enough for a row of frames."""
@@ -740,7 +795,7 @@ class Protocol:
 
     # What the application does.
 
-    def open(self, *, priority: int, stream_type: int, fin: bool) -> StreamState:
+    def open(self, priority: int, stream_type: int, fin: bool) -> StreamState:
         """A new stream; nothing of it is sent yet."""
         if self.going_away:
             raise SessionClosed("this side is going away: it opens no new stream", retryable=True)
@@ -750,23 +805,23 @@ class Protocol:
             raise StreamsExhausted("every stream id of this session is used up", retryable=True)
         stream = self._open(priority, stream_type)
         self.opened += 1
-        self._rank(stream)
+        levels = self.levels
+        count = levels.get(priority)
+        if count:  # as _rank() does, where there are others at that level
+            stream.ranked = True
+            levels[priority] = count + 1
+        else:
+            self._rank(stream)
         if fin:
             self.end(stream, urgent=False)
         return stream
 
     def _open(self, priority: int, stream_type: int) -> StreamState:
-        stream = StreamState(
-            self.next_id,
-            local=True,
-            window=self.config.window,
-            priority=priority,
-            stream_type=stream_type,
-        )
+        stream = StreamState(self.next_id, True, self._window, priority, stream_type)
         if self.codec.types_in_data:
             stream.send.left -= 4
-        self.windows.opened()
         # With no call in between, behind which an exception from outside could strike.
+        self.windows.promised += self._window
         self.next_id += 2
         self.streams[stream.id] = stream
         self.opening[stream] = None
@@ -813,15 +868,22 @@ class Protocol:
         """The same, but for those that were closed after the end of the session."""
         return sum([not stream.closed for stream in self.streams.values()]) - len(self.services)
 
-    def accept(self, acceptor: int = 0) -> StreamState | None:
-        """The next stream the peer opened, if one waits; for the thread ``acceptor``."""
-        if not self.backlog:
+    def accept(self, acceptor: int = 0, taken: list[Any] | None = None) -> StreamState | None:
+        """The next stream the peer opened, if one waits; for the thread ``acceptor``.
+
+        ``taken[0]`` is that stream as well, from the moment on that it is out of the backlog.
+        """
+        backlog = self.backlog
+        if not backlog:
             return None
-        number, stream = next(iter(self.backlog.items()))
+        if taken is None:
+            taken = [None]
+        number, stream = next(iter(backlog.items()))
         if number > self.last_accepted:
             self.last_accepted = number
         # From here on with no call and no branch, where an exception from outside could strike.
-        del self.backlog[number]
+        taken[0] = stream
+        del backlog[number]
         self.accepted += 1
         stream.accepted, stream.acceptor = True, acceptor
         return stream
@@ -879,7 +941,7 @@ class Protocol:
         if not stream.opened:
             self._syn_due = self.urgent = True
 
-    def consumed(self, stream: StreamState, count: int, *, lazy: bool = False) -> None:
+    def consumed(self, stream: StreamState, count: int, lazy: bool = False) -> None:
         """The application has read ``count`` bytes (or they were dropped in its name).
 
         ``lazy``: whoever reads the connection makes :attr:`urgent` what is in :attr:`grants` when
@@ -890,11 +952,16 @@ class Protocol:
             self.grants[stream] = None
             self.urgent |= not lazy or window.pressing
 
-    def end(self, stream: StreamState, *, urgent: bool) -> None:
+    def end(self, stream: StreamState, urgent: bool) -> None:
         """No more bytes to send: owe FIN. Bytes not yet handed over are given up."""
         if stream.fin_out or stream.failure is not None:
             return
-        self._unrank(stream)
+        levels, priority = self.levels, stream.priority
+        if stream.ranked and levels[priority] > 1:  # as _unrank() does, where others are left there
+            stream.ranked = False
+            levels[priority] -= 1
+        else:
+            self._unrank(stream)
         stream.fin_out = True
         self.ending[stream] = None
         if urgent:
@@ -911,7 +978,7 @@ class Protocol:
         if left:
             self.consumed(stream, left)
 
-    def close(self, stream: StreamState, *, lazy: bool = False) -> None:
+    def close(self, stream: StreamState, lazy: bool = False) -> None:
         """The application lets go: FIN, or RST if it leaves bytes unread.
 
         ``lazy``: the FIN may wait for a frame to ride with, though the peer may wait for it.
@@ -923,7 +990,8 @@ class Protocol:
                 text = "closed with bytes unread"
                 self._reset(stream, Failure(StreamReset, text, ErrorCode.STREAM_CANCELLED))
             else:
-                self.end(stream, urgent=stream.wrote and not lazy)
+                if not stream.fin_out:
+                    self.end(stream, stream.wrote and not lazy)
                 if not stream.fin_in:
                     self._late_ends += 1
                 self._forget(stream)
@@ -972,7 +1040,7 @@ class Protocol:
             or self._goaway is not None
         )
 
-    def control_frames(self, *, opening: bool) -> bytes:
+    def control_frames(self, opening: bool) -> bytes:
         """Everything owed but DATA, as bytes to send; it counts as sent.
 
         ``opening`` adds the SYN of streams that have not sent anything; without it they are
@@ -1003,7 +1071,7 @@ class Protocol:
             ending, self.ending = self.ending, {}
             for stream in ending:
                 if stream.opened:
-                    frames += codec.data(stream.id, 0, fin=True)
+                    frames += codec.data(stream.id, 0, True)
                     count += 1
                 else:
                     frames += self._syn(stream, 0, start + len(frames), fin=True)
@@ -1070,7 +1138,10 @@ class Protocol:
             self.frames_sent += 1
             self.framed += length + 8
             return self.codec.data(stream.id, length)
-        header = self._syn(stream, length, self.framed)
+        if length and next(iter(self.opening)) is stream:
+            header = self._syn_alone(stream, length, self.framed, False)
+        else:
+            header = self._syn(stream, length, self.framed)
         self.framed += len(header) + length
         return header
 
@@ -1089,18 +1160,12 @@ class Protocol:
             fin = True
         return before + self._syn_alone(stream, length, start + len(before), fin=fin)
 
-    def _syn_alone(self, stream: StreamState, length: int, start: int, *, fin: bool) -> bytes:
+    def _syn_alone(self, stream: StreamState, length: int, start: int, fin: bool) -> bytes:
         if stream in self.opening:
             # With no call in between, behind which an exception from outside could strike.
             del self.opening[stream]
         stream.opened = True
-        header = self.codec.syn(
-            stream.id,
-            length,
-            fin=fin,
-            priority=stream.priority,
-            stream_type=stream.stream_type,
-        )
+        header = self.codec.syn(stream.id, length, fin, stream.priority, stream.stream_type)
         stream.syn_end = start + len(header)
         self.frames_sent += 1
         if not self.codec.syn_is_data and (length or fin):
@@ -1169,17 +1234,20 @@ class Protocol:
         if self.streams.get(number) is not stream:
             return
         del self.streams[number]
-        if not (stream.local or stream.accepted or stream in self.services):
-            self.peer_streams -= 1
         self._late_credit += send.most - send.left
-        self.windows.closed(stream.receive)
+        self.windows.promised -= stream.receive.size
         if self.grants and (stream.receive.left or stream.fin_in or stream.failure is not None):
             self.grants.pop(stream, None)
         # else the peer could not even send what would tell it that nobody reads any more
+        service = False
         if self.services or self._untyped:
+            service = stream in self.services
             self.services.pop(stream, None)
             self._says.pop(stream, None)
             self._untyped.pop(stream, None)
-        if self.backlog and self.backlog.get(number) is stream:
-            del self.backlog[number]
-            self.arrived = True  # or rather left: who polls for it must look again
+        if not (stream.local or stream.accepted):
+            if not service:
+                self.peer_streams -= 1
+            if self.backlog.get(number) is stream:
+                del self.backlog[number]
+                self.arrived = True  # or rather left: who polls for it must look again

@@ -99,8 +99,7 @@ class Session:
                 raise ValueError("this session carries no stream types: it is not typed")
             if stream_type >= codec.reserved_types:
                 raise ValueError(f"stream types from {codec.reserved_types:#x} up are reserved")
-        state = self._engine.open(priority=priority, stream_type=stream_type, fin=bool(fin))
-        return self._stream(state)
+        return self._stream(self._engine.open(priority, stream_type, fin))
 
     def _stream(self, state: StreamState) -> Stream:
         try:
@@ -128,7 +127,8 @@ class Session:
         """
         timeout = self._timeout
         deadline = time.monotonic() + timeout if timeout else timeout
-        address = self.getpeername()  # before: an exception behind accept() would cost the stream
+        # Before: an exception behind accept() would cost the stream.
+        address = self._engine.transport.getpeername() or ("", 0)
         return self._stream(self._engine.accept(deadline)), address
 
     def __iter__(self) -> Iterator[Stream]:

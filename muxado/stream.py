@@ -47,12 +47,11 @@ class Stream:
     ``session``, ``stream_type``, ``priority``, :meth:`reset` and :meth:`close_write`.
     """
 
-    # Only the files of makefile() and the garbage collector look at these; guarded by the caller's
-    # own use of the stream, as in socket.socket.
-    _io_refs = 0
-    _closed = False
-
     def __init__(self, session: Session, engine: Engine, state: StreamState) -> None:
+        # Files of makefile() and the garbage collector look at these too; guarded by the caller's
+        # own use of the stream, as in socket.socket.
+        self._io_refs = 0
+        self._closed = False
         self.session = session
         self._engine = engine
         self._state = state
@@ -107,13 +106,13 @@ class Stream:
             if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
                 return self._engine.write_now(self._state, memoryview(view))
             deadline = None if timeout is None else time.monotonic() + timeout
-            return self._engine.write(self._state, view, deadline, whole=False)
+            return self._engine.write(self._state, view, deadline, False)
         finally:
             _release(view)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         if type(data) is bytes and data and self._timeout is None and not (flags or self._closed):
-            self._engine.write(self._state, data, None, whole=True)
+            self._engine.write(self._state, data, None, True)
             return
         if flags:
             _check_flags(flags, _SEND_FLAGS)
@@ -131,7 +130,7 @@ class Stream:
                     done += self._engine.write_now(self._state, memoryview(view)[done:])
                 return
             deadline = None if timeout is None else time.monotonic() + timeout
-            self._engine.write(self._state, view, deadline, whole=True)
+            self._engine.write(self._state, view, deadline, True)
         finally:
             _release(view)
 
@@ -175,20 +174,19 @@ class Stream:
     # Receiving.
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        bufsize = operator.index(bufsize)
+        if type(bufsize) is not int:
+            bufsize = operator.index(bufsize)
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
         if self._closed:
             self._check_open()
-        state = self._state
         if flags:
             return self._recv_with_flags(bufsize, flags)
         if not bufsize:
             return b""
-        deadline = self._deadline()
-        if state.buffered:
-            return self._engine.read_at_once(state, state.peek, bufsize, b"", deadline)
-        return self._engine.read(state, state.peek, bufsize, b"", deadline)
+        timeout = self._timeout
+        deadline = time.monotonic() + timeout if timeout else timeout
+        return self._engine.receive(self._state, bufsize, deadline)
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         view = memoryview(buffer)
@@ -281,7 +279,10 @@ class Stream:
         """Close for good, once every file of ``makefile()`` is closed too. Never waits."""
         self._closed = True
         if self._io_refs <= 0:
-            self._close_now()
+            if self._readiness is not None:
+                self._close_now()
+            elif not self._state.closed:
+                self._engine.close_stream(self._state)
 
     def _close_now(self) -> None:
         readiness, self._readiness = self._readiness, None

@@ -292,6 +292,8 @@ class Plain(Polled):
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(sock)
+        # Asked for each frame, and found faster here than in the class.
+        self.pending = self.short = False
         self.recv_into = sock.recv_into  # type: ignore[method-assign,assignment]
         #: None where the system has no such call, or the socket its own way of reading.
         self._recvmsg_into = (

@@ -56,7 +56,8 @@ def test_a_second_sender_does_not_replace_the_crowd(
         second = crew.start(near.sendall, bytes(1000))
         waiting(pair[0], 1)
         gate.open()
-        until(lambda: len(pair[0]._engine._waiters) == 2)  # and not because it is jammed
+        engine = pair[0]._engine
+        until(lambda: len(engine._waiters) + len(engine._willing) == 2)  # and not jammed
         far.settimeout(GUARD)
         assert len(far.recv(301_000, socket.MSG_WAITALL)) == 301_000
         first.result()

@@ -14,7 +14,7 @@ import pytest
 
 import muxado
 from muxado.engine import read_seat, write_seat
-from muxado.engine.shared import RIDES
+from muxado.engine.shared import BRIEF, RIDES
 
 from .conformance.crew import GUARD, Crew, Task
 from .support import RawPeer, frame, until, waiting
@@ -319,6 +319,37 @@ def finish(peer: RawPeer, first: Worker, other: Worker) -> None:
     assert other.ended.acquire(timeout=GUARD)
     for each in (first, other):
         each.go_on.release(2)
+
+
+def test_who_is_woken_to_read_reads(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it would have left that to one who accepts, had it found the seat free before."""
+    monkeypatch.setattr(read_seat, "_NAP", GUARD)  # nobody is woken by the clock
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    peer.send(frame(DATA, SYN, 3, b"ask"))
+    stream, _ = peer.session.accept()
+    assert stream.recv(3) == b"ask"
+
+    def answer() -> bytes:
+        stream.sendall(b"ask")
+        return stream.recv(1)
+
+    with stream, peer.session.open() as other:
+        reading = crew.start(other.recv, 1)
+        waiting(peer.session, 1)
+        answering = crew.start(answer)
+        waiting(peer.session, 2)
+        with engine._lock:
+            engine._brevity = BRIEF
+        peer.send(frame(DATA, 0, other.id, b"x"))
+        assert reading.result() == b"x"
+        until(lambda: engine._reading is None)
+        other.close()  # and the only one who waits is woken
+        until(lambda: engine._reading is not None)
+        peer.send(frame(DATA, FIN, 3))
+        assert answering.result() == b""
 
 
 class Answered:

@@ -171,15 +171,14 @@ def test_not_to_one_who_is_about_to_return(raw: Callable[..., RawPeer]) -> None:
     with engine._lock:
         post = state.post = Post(memoryview(bytearray(10)))
         post.thread = -2
-        engine._willing[waiter] = None
-        engine._waiters[waiter] = -2
+        engine._willing[waiter] = -2
         engine._tardy = True
         assert engine._hand_over_locked()
         post.ripe = True
         assert not engine._hand_over_locked()
         engine._tardy = False
         assert engine._hand_over_locked()
-        del engine._willing[waiter], engine._waiters[waiter]
+        del engine._willing[waiter]
         state.readers, state.post = None, None
     stream.reset()
     stream.close()

@@ -155,7 +155,7 @@ class Engine(Dropped):
 
     # What streams ask for.
 
-    def open(self, *, priority: int, stream_type: int, fin: bool) -> StreamState:
+    def open(self, priority: int, stream_type: int, fin: bool) -> StreamState:
         """A new stream; its SYN rides with its first bytes or follows within a moment."""
         protocol = self.protocol
         stream = None
@@ -166,11 +166,12 @@ class Engine(Dropped):
                 else:
                     number = protocol.next_id
                     try:
-                        stream = protocol.open(priority=priority, stream_type=stream_type, fin=fin)
+                        stream = protocol.open(priority, stream_type, fin)
                     except BaseException:
                         stream = protocol.streams.get(number)
                         raise
-                    self._give_ride_locked()
+                    if self._writer_parked or self._closing:
+                        self._give_ride_locked()
         except BaseException:
             if stream is not None:  # an exception from outside: nobody will have it
                 try:
@@ -249,8 +250,12 @@ class Engine(Dropped):
                         )
                         and self._may_ride_locked()
                     )
-                    protocol.close(stream, lazy=lazy)
-                    if protocol.ending and not protocol.urgent:
+                    protocol.close(stream, lazy)
+                    if (
+                        (self._writer_parked or self._closing)
+                        and protocol.ending
+                        and not protocol.urgent
+                    ):
                         self._give_ride_locked()
                 stream.closed = True
                 if stream.poller is not None:
@@ -567,7 +572,8 @@ class Engine(Dropped):
         with self._lock:
             leads = self._reading is not None and self._reading is not self._reader_waiter
             listed = leads and any(waiter is self._reading for waiter in self._waiters)
-            return len(self._waiters) + int(leads and not listed) + int(self._jammed)
+            waiting = len(self._waiters) + len(self._willing)
+            return waiting + int(leads and not listed) + int(self._jammed)
 
     def counters(self) -> dict[str, Any]:
         """What ``Session.stats`` tells."""

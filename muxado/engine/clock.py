@@ -28,6 +28,8 @@ _LISTEN = 0.005
 class Clock(Shared):
     """Everything that is done for the time that passes."""
 
+    __slots__ = ()
+
     def _heartbeat_locked(self) -> float | None:
         """Ask for a sign of life when it is time; returns seconds until this must run again.
 

@@ -34,6 +34,8 @@ class Will:
 class Dropped(ReadSeat):
     """The part of the engine that outlives those who used it."""
 
+    __slots__ = ()
+
     def drop(self, stream: StreamState) -> None:
         """A finalizer's close: takes no lock, waits for nothing, does no I/O."""
         self._dropped.append((stream, None))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, TypeVar, cast
 
-from muxado.engine.shared import BRIEF, Poller, new_waiter, os_error
+from muxado.engine.shared import BRIEF, Poller, bounded, new_waiter, os_error
 from muxado.engine.write_seat import WriteSeat
 from muxado.errors import Error, ErrorCode
 from muxado.protocol import StreamState
@@ -94,7 +94,150 @@ class Taken:
 class ReadSeat(WriteSeat):
     """Everything that receives."""
 
+    __slots__ = ()
+
     # Callers.
+
+    def receive(self, stream: StreamState, size: int, deadline: float | None) -> bytes:
+        """Wait for bytes and take up to ``size`` of them; ``b""`` at the end of file.
+
+        ``deadline`` as in :meth:`read`, to which all is left but the waits of every day.
+        """
+        # Budget of the commonest case, a caller that waits for a reply and finds the read seat
+        # free: two turns of the lock, one poll, one read, no other thread.
+        if self._lock._is_owned() or self._guarded:
+            self._check_reentry()
+        protocol = self.protocol
+        me = get_ident()
+        waiter: threading.Lock | None = None
+        readers: Any = None
+        yielded = late = done = False
+        #: What was taken; and who sits.
+        had: list[Any] = [None]
+        try:
+            while True:
+                seated = False
+                with self._lock:
+                    woken = waiter is not None
+                    if waiter is not None:
+                        self._dismiss_locked(waiter, readers)
+                        waiter = None
+                    if stream.buffered:
+                        if stream.post is None and not stream.closed:
+                            self._pick_locked(stream, size, had)
+                            done = True
+                    elif stream.fin_in:
+                        done = self._ended_locked(stream)
+                    elif not (
+                        late
+                        or deadline == 0
+                        or stream.deaf
+                        or stream.closed
+                        or stream.failure is not None
+                        or stream.post is not None
+                        or not stream.opened
+                        or protocol.urgent
+                        or self.death is not None
+                        or self._pins
+                        or not self._inline
+                        or self._writing == me
+                    ):
+                        free = self._reading is None
+                        if free or self._reading_thread != me:  # else below a signal's handler
+                            answered = stream.wrote
+                            stream.returns = answered and stream.acceptor == me
+                            readers = stream.readers
+                            if readers is None:
+                                readers = stream.readers = []
+                            seated = free and not yielded
+                            if seated and not woken:  # who was woken to sit does so
+                                if answered and self._brevity >= BRIEF:
+                                    seated = not self._defers_locked(stream)
+                                if seated and protocol.codec.data_left >= _LONG_REST:
+                                    seated = not self._hand_over_locked()
+                            if seated:
+                                self._leading = stream
+                                self._sittings += 1
+                                self._reading_thread = me  # first, as in _sit_locked()
+                                self._reading = had
+                            else:
+                                waiter = self._spare.pop() if self._spare else new_waiter()
+                                self._willing[waiter] = me  # first: see _put_right()
+                                readers.append(waiter)
+                                waiter.acquire(False)
+                    if (woken or waiter is not None) and self._reading is None:
+                        self._pass_seat_locked()
+                if seated:
+                    yielded = not self._lead(None, deadline, False, size)
+                    if had[0] is not None:
+                        done = True
+                        break
+                elif waiter is not None:
+                    if self._late:
+                        with self._lock:
+                            self._wake_late_locked()
+                    if deadline is None:
+                        waiter.acquire()
+                    else:
+                        left = max(0.0, deadline - time.monotonic())
+                        late = not waiter.acquire(True, bounded(left))
+                    yielded = False
+                else:
+                    break
+            if done:
+                poller = stream.poller  # which another thread may take away
+                if poller is not None:
+                    poller.sync()
+                if protocol.urgent:
+                    self.push()
+        except BaseException:
+            try:
+                self._give_up_reading(had, stream, None, had, waiter)
+            except BaseException:
+                self._give_up_reading(had, stream, None, had, waiter)
+            raise
+        if done:
+            return had[0] or b""
+        return self.read(stream, stream.peek, size, b"", deadline, yielded=yielded)
+
+    def _come_locked(self, size: int) -> bool:
+        """Whether one who leads in :meth:`receive` leaves: with bytes, or to see what is wrong."""
+        stream = self._leading
+        assert stream is not None
+        if stream.buffered and stream.post is None and not stream.closed:
+            self._pick_locked(stream, size, cast("list[Any]", self._reading))
+            return True
+        return stream.has_news()
+
+    def _ended_locked(self, stream: StreamState) -> bool:
+        """Whether one who waits for bytes of ``stream`` is at the end of file, and learns of it."""
+        if stream.closed or stream.failure is not None or stream.post is not None:
+            return False
+        if stream.wrote and not stream.local:
+            self._brevity += 1
+        return True
+
+    def _pick_locked(self, stream: StreamState, size: int, had: list[Any]) -> None:
+        """Take up to ``size`` of the bytes that are there: ``had[0]``."""
+        # Else somebody in the seat may be this very thread, below a signal's handler.
+        lazy = self._reading is None or self._reading is had
+        chunks = stream.chunks
+        first = chunks[0] if len(chunks) == 1 else None
+        if type(first) is not bytes or stream.skip or (count := len(first)) > size:
+            had[0] = self._take_locked(stream, stream.peek, size, None, had, lazy=lazy)
+            return
+        window = stream.receive
+        # With no call and no branch, where an exception from outside could strike.
+        had[0] = first
+        del chunks[0]
+        stream.buffered -= count
+        window.read += count
+        if window.read >= window.due:
+            self.protocol.consumed(stream, 0, lazy and self._reads_on_locked())
+        if stream.wrote:
+            stream.wrote = False
+            if not stream.local:
+                self._brevity = 0
 
     def read(
         self,
@@ -107,6 +250,7 @@ class ReadSeat(WriteSeat):
         least: int = 1,
         into: memoryview | None = None,
         keep: bool = False,
+        yielded: bool = False,
     ) -> T:
         """Wait for ``least`` bytes and return ``copy(what)``, called under the lock.
 
@@ -114,7 +258,8 @@ class ReadSeat(WriteSeat):
         that is what there is, and ``nothing`` where that is none. With ``into``, into which
         ``copy`` copies, long frames may be read past it, and their count is what is returned.
         ``deadline`` is in seconds on the monotonic clock, ``None`` for never, 0 for not to wait
-        at all (``BlockingIOError``); past it ``TimeoutError``.
+        at all (``BlockingIOError``); past it ``TimeoutError``. ``yielded``: the caller has just
+        left the read seat to another.
         """
         # Budget of the common case, a caller that waits for a reply and finds the read seat
         # free: two turns of the lock, one poll, one read, no other thread.
@@ -181,7 +326,12 @@ class ReadSeat(WriteSeat):
                             if self._left is not None and self._left[0] == me:
                                 self._tardy = time.monotonic() - self._left[1] > _TARDY
                                 self._left = None
-                        if self._reading is None and not self._pins and not protocol.urgent:
+                        if (
+                            self._reading is None
+                            and not self._pins
+                            and not protocol.urgent
+                            and not yielded
+                        ):
                             if (
                                 self._brevity >= BRIEF and answered and self._defers_locked(stream)
                             ) or (
@@ -199,10 +349,9 @@ class ReadSeat(WriteSeat):
                         ):
                             # As _wait() would with its first look, which this one was.
                             waiter = self._spare.pop() if self._spare else new_waiter()
-                            self._waiters[waiter] = me
+                            self._willing[waiter] = me  # first: see _put_right()
                             stream.readers.append(waiter)
                             waiter.acquire(False)
-                            self._willing[waiter] = None
                             if defers:
                                 self._pass_seat_locked()
             if seated:
@@ -217,7 +366,7 @@ class ReadSeat(WriteSeat):
                     deadline,
                     reads=True,
                     posted=post is not None,
-                    yielded=seated,
+                    yielded=seated or yielded,
                     waiter=waiter,
                 )
                 if not done and post is not None:
@@ -310,7 +459,7 @@ class ReadSeat(WriteSeat):
         window.read += count
         had[0] = holds
         if window.read >= window.due:
-            self.protocol.consumed(stream, 0, lazy=lazy and self._reads_on_locked())
+            self.protocol.consumed(stream, 0, lazy and self._reads_on_locked())
         if stream.wrote:
             stream.wrote = False
             if not stream.local:
@@ -378,6 +527,8 @@ class ReadSeat(WriteSeat):
         if had[0] is not None:
             if isinstance(had[0], tuple):
                 had[0] = Taken(*had[0])
+            elif isinstance(had[0], bytes):
+                had[0] = Taken(had[0], len(had[0]))
             self._take_back(stream, had[0])
 
     def _take_back(self, stream: StreamState, post: Post | Taken) -> None:
@@ -444,48 +595,49 @@ class ReadSeat(WriteSeat):
         """The next stream of the peer; ``deadline`` as in :meth:`read`."""
         if self._lock._is_owned() or self._guarded:
             self._check_reentry()
-        protocol, backlog = self.protocol, self.protocol.backlog
-        stream: StreamState | None = None
-        over = False
-
-        def ready() -> bool:
-            nonlocal stream, over
-            if backlog and not self._closing:
-                # Known before it is taken, for an exception may strike in between.
-                stream = next(iter(backlog.values()))
-                protocol.accept(get_ident())
-                self._held_back = self._held_back and bool(backlog)
-                return True
-            if self.death is not None or self._closing:
-                over = self._told = True
-                self._wake_all_locked(self._watchers)
-                return True
-            return False
-
+        #: The stream, once it is taken.
+        had: list[Any] = [None]
+        done = False
         try:
-            done = False
-            if backlog or deadline == 0 or self._closing or self.death is not None:
+            if self.protocol.backlog or deadline == 0 or self._closing or self.death is not None:
                 with self._lock:
-                    done = ready()
+                    done = self._accepts_locked(had)
             if not done and deadline != 0:
-                done = self._wait(self._acceptors, ready, deadline, reads=True)
+                done = self._wait(
+                    self._acceptors, lambda: self._accepts_locked(had), deadline, reads=True
+                )
             if done:
                 poller = self.session_poller
                 if poller is not None:
                     poller.sync()
         except BaseException:
             try:
-                self._give_up_accepting(stream)
+                self._give_up_accepting(had[0])
             except BaseException:
-                self._give_up_accepting(stream)
+                self._give_up_accepting(had[0])
             raise
+        stream: StreamState | None = had[0]
         if stream is not None:
-            return stream
-        if over:
+            return stream  # with no call any more, behind which an exception could strike
+        if done:
             with self._lock:
                 error = self.session_error_locked()
             raise error
         raise TimeoutError("timed out") if deadline != 0 else os_error(errno.EAGAIN)
+
+    def _accepts_locked(self, had: list[Any]) -> bool:
+        """Whether ``accept()`` has something to say: ``had[0]``, or that no stream comes."""
+        backlog = self.protocol.backlog
+        if backlog and not self._closing:
+            self.protocol.accept(get_ident(), had)
+            if not backlog:
+                self._held_back = False
+            return True
+        if self.death is not None or self._closing:
+            self._told = True
+            self._wake_all_locked(self._watchers)
+            return True
+        return False
 
     def _give_up_accepting(self, stream: StreamState | None) -> None:
         """An exception takes away one that was woken for a stream, or has it."""
@@ -506,14 +658,16 @@ class ReadSeat(WriteSeat):
 
     def _lead(
         self,
-        ready: Callable[[], bool],
+        ready: Callable[[], bool] | None,
         deadline: float | None,
         posted: bool,
+        size: int = 0,
     ) -> bool:
         """Read for everybody until ``ready()``, asked under the lock, is true.
 
         The seat is ours, and free on return; false if ``ready`` was never true. The caller frees
-        it when an exception comes out of here.
+        it when an exception comes out of here. In :meth:`receive`, which waits for up to ``size``
+        bytes, ``ready`` is ``None``.
         """
         transport, codec = self.transport, self.protocol.codec
         while True:
@@ -528,10 +682,10 @@ class ReadSeat(WriteSeat):
                 if self._aimed is None or not self._taken_locked(count):
                     pollers = self._dispatch_locked(count)
                 else:
-                    pollers = self._announce_locked(but=self._reading)
+                    pollers = self._announce_locked(self._reading)
                 if self._held is not None and not self._eager:
                     self._tell_held_locked()
-                done = ready()
+                done = self._come_locked(size) if ready is None else ready()
                 if self._late and not done:
                     self._wake_late_locked()
                 if self.protocol.grants:
@@ -545,6 +699,7 @@ class ReadSeat(WriteSeat):
                     or self._woke
                     or (self._fed and not posted)
                     or self._pins > 0
+                    or self.death is not None
                     or (deadline is not None and time.monotonic() >= deadline)
                 )
                 self._fed = False
@@ -582,7 +737,7 @@ class ReadSeat(WriteSeat):
         if post.ripe and self._tardy:
             return False  # it is about to return with what it has, and may not be back soon
         for waiter in stream.readers or ():
-            if waiter in self._willing and self._waiters.get(waiter) == post.thread:
+            if self._willing.get(waiter) == post.thread:
                 self._wake_locked(waiter)
                 return True
         return False
@@ -730,7 +885,7 @@ class ReadSeat(WriteSeat):
             # An update of a window has put somebody there who may not know yet that it was used up.
             self._wake_locked(self._writer_waiter)
         if protocol.changed or protocol.arrived or self._drainers:
-            return self._announce_locked(but=self._reading)
+            return self._announce_locked(self._reading)
         return None
 
     def _feed_locked(self, data: memoryview) -> None:

@@ -84,6 +84,97 @@ class Descriptor(Poller, Interface):
 class Shared:
     """The state of a session, and what all its waits and wake-ups go through."""
 
+    # CPython finds attributes quickly in slots, or in a dictionary of up to 30.
+    __slots__ = (
+        "_abandoned",
+        "_acceptors",
+        "_aimed",
+        "_asked",
+        "_beats",
+        "_begun",
+        "_behind",
+        "_bequeathed",
+        "_brevity",
+        "_broken",
+        "_closes_by",
+        "_closing",
+        "_cut",
+        "_drainers",
+        "_dropped",
+        "_eager",
+        "_fed",
+        "_fin_rides",
+        "_fin_sent",
+        "_flushers",
+        "_frame_alone",
+        "_frame_shared",
+        "_guarded",
+        "_header_next",
+        "_heard",
+        "_held",
+        "_held_back",
+        "_inline",
+        "_jam",
+        "_jam_time",
+        "_jammed",
+        "_keeper_waiter",
+        "_last_byte",
+        "_last_words",
+        "_late",
+        "_late_returns",
+        "_leading",
+        "_left",
+        "_lock",
+        "_look_due",
+        "_midway",
+        "_news",
+        "_over",
+        "_paced",
+        "_patience",
+        "_pins",
+        "_put_off",
+        "_read_buffer",
+        "_reader_parked",
+        "_reader_waiter",
+        "_reading",
+        "_reading_thread",
+        "_received",
+        "_receiving",
+        "_rides",
+        "_rides_due",
+        "_scheduled",
+        "_senders",
+        "_sent",
+        "_silent",
+        "_sittings",
+        "_spare",
+        "_stalls",
+        "_starved",
+        "_stuck",
+        "_tardy",
+        "_told",
+        "_turn",
+        "_unsent",
+        "_waiters",
+        "_waits_since",
+        "_watchers",
+        "_willing",
+        "_wills",
+        "_woke",
+        "_writer_parked",
+        "_writer_waiter",
+        "_writing",
+        "config",
+        "death",
+        "latency",
+        "name",
+        "notes",
+        "protocol",
+        "serving",
+        "session_poller",
+        "transport",
+    )
+
     def __init__(self, transport: Transport, config: Config, *, client: bool) -> None:
         self.transport = transport
         self.config = config
@@ -122,8 +213,10 @@ class Shared:
         self._abandoned = False  # set once, without the lock: see abandon()
 
         # Waiting; all guarded by _lock.
-        self._waiters: dict[threading.Lock, int] = {}  # everybody who waits, and their threads
-        self._willing: dict[threading.Lock, None] = {}  # those who could take the read seat
+        #: Everybody who waits, and in which thread: those who could take the read seat, and all
+        #: others.
+        self._willing: dict[threading.Lock, int] = {}
+        self._waiters: dict[threading.Lock, int] = {}
         self._spare: list[threading.Lock] = []  # waiters to use again
         self._acceptors: list[threading.Lock] = []  # who waits for the backlog
         self._watchers: list[threading.Lock] = []  # who waits for the end
@@ -268,11 +361,13 @@ class Shared:
                         if reads:
                             if self._reading is None and not self._pins and not yielded:
                                 leads = True
+                                self._waiters[waiter] = me
                                 self._willing.pop(waiter, None)
                                 self._sit_locked(waiter)
                                 self._sittings += 1
                             else:
-                                self._willing[waiter] = None
+                                self._willing[waiter] = me
+                                self._waiters.pop(waiter, None)
                                 if self._reading is None:
                                     self._pass_seat_locked()
                 listed = False
@@ -304,14 +399,14 @@ class Shared:
 
     def _dismiss_locked(self, waiter: threading.Lock, crowd: list[threading.Lock]) -> None:
         """Nobody waits with ``waiter`` any more."""
-        self._willing.pop(waiter, None)
         if self._senders:
             write = self._senders.pop(waiter, None)
             if write is not None:
                 write.waiter = None
         if waiter in crowd:
             crowd.remove(waiter)
-        if self._waiters.pop(waiter, None) is not None:  # else an exception struck below
+        listed = self._willing.pop(waiter, 0) or self._waiters.pop(waiter, 0)
+        if listed:  # else an exception struck below
             waiter.acquire(False)
             self._spare.append(waiter)
 
@@ -369,7 +464,7 @@ class Shared:
                     self._aimed = None
                 self._tell_held_locked()
                 self._reading = None  # last: until then all this is done again
-            if waiter is not None and self._waiters.get(waiter) == me:
+            if waiter is not None and me in (self._willing.get(waiter), self._waiters.get(waiter)):
                 self._dismiss_locked(waiter, crowd)
             self._wake_everybody_locked()
             pollers = self._pollers_locked()
@@ -424,7 +519,7 @@ class Shared:
     def _wake_readers_locked(self, stream: StreamState) -> None:
         """Have those who wait to read ``stream`` look again, wherever they wait."""
         self._wake_all_locked(stream.readers)
-        if self._leading is stream and self._reading is not None:
+        if self._leading is stream and isinstance(self._reading, list):  # a read() sits, and whose
             self.transport.wake()
 
     def _pass_seat_locked(self) -> None:
@@ -516,24 +611,34 @@ class Shared:
         pollers: list[Poller] | None = None
         if protocol.changed:
             for stream in protocol.changed:
-                back = not stream.fin_in and stream.failure is None  # it will wait again
-                # It has answered, and then waited for nothing but this.
-                answered = stream.wrote and not stream.local
-                late = stream.fin_in and answered and not stream.buffered and but is not None
-                readers = stream.readers or ()
-                if stream.post is not None:
-                    back = False  # it will, but whoever leads reads into its memory
-                    if self._eager and but is not None and protocol.under_way is stream:
-                        self._held, readers = stream, ()  # as soon as the rest is there
-                for waiter in readers:
-                    if waiter is but:
-                        continue
-                    if late:
-                        self._late.append(waiter)
-                        self._late_returns += stream.returns
-                    else:
-                        self._woke = self._woke or back
-                        self._fed = self._fed or stream.post is not None
+                readers, post = stream.readers, stream.post
+                if (
+                    post is not None
+                    and self._eager
+                    and but is not None
+                    and protocol.under_way is stream
+                ):
+                    self._held = stream  # until the rest is there
+                elif readers:
+                    # It has answered, and then waited for nothing but this.
+                    late = (
+                        stream.fin_in
+                        and stream.wrote
+                        and not stream.local
+                        and not stream.buffered
+                        and but is not None
+                    )
+                    for waiter in readers:
+                        if waiter is but:
+                            continue
+                        if late:
+                            self._late.append(waiter)
+                            self._late_returns += stream.returns
+                            continue
+                        if post is not None:
+                            self._fed = True  # whoever leads reads into its memory when it is back
+                        elif not stream.fin_in and stream.failure is None:
+                            self._woke = True  # it will wait again
                         self._wake_locked(waiter)
                 if stream.failure is not None:
                     for waiter in stream.writers or ():
@@ -643,7 +748,7 @@ class Shared:
         self._wake_everybody_locked()
 
     def _wake_everybody_locked(self) -> None:
-        for waiter in self._waiters:
+        for waiter in (*self._willing, *self._waiters):
             self._wake_locked(waiter)
         if self._reading is not None:
             self.transport.wake()
@@ -653,7 +758,13 @@ class Shared:
 
     # What stands above: see read_seat.py and write_seat.py.
 
-    def _lead(self, ready: Callable[[], bool], deadline: float | None, posted: bool) -> bool:
+    def _lead(
+        self,
+        ready: Callable[[], bool] | None,
+        deadline: float | None,
+        posted: bool,
+        size: int = 0,
+    ) -> bool:
         raise NotImplementedError
 
     def _pass_pen_locked(self) -> None:

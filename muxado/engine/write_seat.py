@@ -82,10 +82,12 @@ class Write:
 class WriteSeat(Clock):
     """Everything that sends."""
 
+    __slots__ = ()
+
     # Callers.
 
     def write(
-        self, stream: StreamState, data: bytes | memoryview, deadline: float | None, *, whole: bool
+        self, stream: StreamState, data: bytes | memoryview, deadline: float | None, whole: bool
     ) -> int:
         """Send ``data``, all of it or (not ``whole``) as much as goes in one turn.
 
@@ -134,7 +136,7 @@ class WriteSeat(Clock):
                     if self._fin_sent or self._fin_rides:
                         self._ride_came_locked()
                     if protocol.urgent or protocol.ending:
-                        head = protocol.control_frames(opening=False)
+                        head = protocol.control_frames(False)
                     head += protocol.data_header(stream, size)
                     stream.wrote = True
             if seated:
@@ -485,7 +487,7 @@ class WriteSeat(Clock):
             ):
                 if self._fin_rides:
                     self._ride_came_locked()
-                control = protocol.control_frames(opening=write is None)
+                control = protocol.control_frames(write is None)
                 if control:
                     buffers.append(control)
             data = write is not None or self._orphans_locked()

@@ -170,13 +170,11 @@ class Codec(abc.ABC):
         """Bytes of a frame of ours, header and body, that begins with these 8 bytes."""
 
     @abc.abstractmethod
-    def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
+    def data(self, stream_id: int, length: int, fin: bool = False) -> bytes:
         """The header of a DATA frame whose body of ``length`` bytes follows."""
 
     @abc.abstractmethod
-    def syn(
-        self, stream_id: int, length: int, *, fin: bool, priority: int, stream_type: int
-    ) -> bytes:
+    def syn(self, stream_id: int, length: int, fin: bool, priority: int, stream_type: int) -> bytes:
         """What opens a stream with its first ``length`` bytes, which follow; no byte: 0."""
 
     @abc.abstractmethod

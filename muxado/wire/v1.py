@@ -182,12 +182,10 @@ class Version1(Codec):
     def frame_size(self, head: bytes | bytearray) -> int:
         return 8 + int.from_bytes(head[:2], "big")
 
-    def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
+    def data(self, stream_id: int, length: int, fin: bool = False) -> bytes:
         return _head.pack(length, fin, _DATA, stream_id)
 
-    def syn(
-        self, stream_id: int, length: int, *, fin: bool, priority: int, stream_type: int
-    ) -> bytes:
+    def syn(self, stream_id: int, length: int, fin: bool, priority: int, stream_type: int) -> bytes:
         flags, body = 0, b""
         if priority:
             flags |= _HAS_PRIORITY

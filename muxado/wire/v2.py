@@ -58,8 +58,8 @@ class Version2(Codec):
         handler = self.handler
         on_data = handler.on_data
         unpack = _head.unpack_from
-        count = 0
-        while end - pos >= 8:
+        count, last = 0, end - 8
+        while pos <= last:
             head, stream_id = unpack(data, pos)
             if head & 0xF0 != _DATA_HEAD:
                 pos = self._control(data, pos, end)
@@ -68,12 +68,12 @@ class Version2(Codec):
                 continue
             count += 1
             stream_id &= _ID
-            length = head >> 8
-            body = pos + 8
             if not stream_id:
                 raise ProtocolError("DATA on stream 0")
             if head & _SYN:
                 handler.on_syn(stream_id, 0, 0)
+            length = head >> 8
+            body = pos + 8
             pos = body + length
             if pos > end:
                 self.data_left = pos - end
@@ -145,12 +145,10 @@ class Version2(Codec):
     def frame_size(self, head: bytes | bytearray) -> int:
         return 8 + int.from_bytes(head[:3], "big")
 
-    def data(self, stream_id: int, length: int, *, fin: bool = False) -> bytes:
+    def data(self, stream_id: int, length: int, fin: bool = False) -> bytes:
         return _head.pack(length << 8 | _DATA_HEAD | fin, stream_id)
 
-    def syn(
-        self, stream_id: int, length: int, *, fin: bool, priority: int, stream_type: int
-    ) -> bytes:
+    def syn(self, stream_id: int, length: int, fin: bool, priority: int, stream_type: int) -> bytes:
         if self._typed:
             head = length + 4 << 8 | _DATA_HEAD | _SYN | fin
             return _head_word.pack(head, stream_id, stream_type)
