@@ -72,6 +72,18 @@ _SCENARIOS = (
         everybody_quick=True,
     ),
     *(
+        Scenario(
+            f"rtt-{callers}",
+            f"1 byte there and back, {callers} callers on one each",
+            "rtt",
+            20_000,
+            2_000,
+            streams=callers,
+            everybody=callers == 4,
+        )
+        for callers in (4, 16)
+    ),
+    *(
         _opens(callers, count, pool=pool)
         for pool in (False, True)
         for callers, count in ((1, 2_000), (8, 4_000), (64, 6_400), (256, 6_400))

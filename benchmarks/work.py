@@ -170,17 +170,19 @@ def timed(job: Callable[[], None]) -> float:
 
 
 def rtt_client(connect: Connect, count: int, streams: int) -> Figures:
-    connection = connect()
-
-    def trips(number: int) -> None:
+    def trips(connection: Connection, number: int) -> None:
         for _ in range(number):
             connection.sendall(b"x")
             if connection.recv(1) != b"x":
                 raise EOFError("the echo did not come")
 
-    trips(min(WARM_UP, count))
-    seconds = timed(functools.partial(trips, count))
-    connection.close()
+    connections = [connect() for _ in range(streams)]
+    for connection in connections:
+        trips(connection, min(WARM_UP, count))
+    jobs = [functools.partial(trips, each, count // streams) for each in connections]
+    seconds = timed(jobs[0]) if streams == 1 else together(jobs)
+    for connection in connections:
+        connection.close()
     return {"seconds": seconds}
 
 

@@ -287,7 +287,15 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> list[Peer]:
 #: others only by muxado and plain sockets unless it is said that no peer may be missing; then
 #: paramiko, slow to start, does those before the bar.
 EACH_KIND = ["rtt", "open-8", "bulk", "latency", "idle", "start", "rtt-tls", "|"]
-EACH_KIND += ["open-8-pool", "bulk-64", "bulk-down", "bulk-both", "messages", "messages-100"]
+EACH_KIND += [
+    "rtt-4",
+    "open-8-pool",
+    "bulk-64",
+    "bulk-down",
+    "bulk-both",
+    "messages",
+    "messages-100",
+]
 EACH_KIND += ["open-8-tls", "start-tls", "rtt-unix", "open-8-unix", "start-unix"]
 
 

@@ -163,8 +163,7 @@ func seconds(jobs ...func()) figures {
 // rtt
 
 func rttClient(connect connect, count, streams int) figures {
-	c := connect()
-	trips := func(n int) {
+	trips := func(c net.Conn, n int) {
 		var one [1]byte
 		message := []byte{'x'}
 		for ; n > 0; n-- {
@@ -174,13 +173,22 @@ func rttClient(connect connect, count, streams int) figures {
 			}
 		}
 	}
-	if count < warmUp {
-		trips(count)
-	} else {
-		trips(warmUp)
+	connections := make([]net.Conn, streams)
+	jobs := make([]func(), streams)
+	for i := range jobs {
+		c := connect()
+		connections[i] = c
+		jobs[i] = func() { trips(c, count/streams) }
+		if count < warmUp {
+			trips(c, count)
+		} else {
+			trips(c, warmUp)
+		}
 	}
-	result := seconds(func() { trips(count) })
-	check(c.Close())
+	result := seconds(jobs...)
+	for _, c := range connections {
+		check(c.Close())
+	}
 	return result
 }
 
