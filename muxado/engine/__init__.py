@@ -10,8 +10,9 @@ more than the system call it would save. Two daemon threads see to what no calle
 
 **Waiting.** A waiter is a ``threading.Lock`` that its owner acquires to sleep and others release
 to wake it, under ``_lock``, so a release is never lost and never doubled. Waits run in
-:meth:`Engine._wait`; the commonest, a caller that waits for a reply while the read seat is free,
-in :meth:`Engine.read`. Every predicate includes the session's death.
+:meth:`Engine._wait`; the commonest, those of ``recv()`` without flags, in :meth:`Engine.receive`,
+and the seat that :meth:`Engine.read` finds free it takes at once. Every predicate includes the
+session's death.
 
 **Leading.** The one in the read seat reads without the lock, dispatches under it, wakes those
 whose wait may be over, and leaves when its own is. It also leaves when it has woken somebody who
