@@ -14,12 +14,13 @@ import select
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pytest
 
 import muxado
+from muxado.transport import Buffer
 
 from .conformance.crew import GUARD, Crew
 from .gates import Gate, polls
@@ -669,3 +670,25 @@ def test_at_every_place_of_an_end(
     sessions: Sessions, crew: Crew, operation: Operation, kind: Any
 ) -> None:
     strike_everywhere(sessions, crew, operation, kind)
+
+
+def test_nothing_follows_what_the_transport_had_taken_and_may_have_sent(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TLS has, where the connection did not take all of it: no batch is under way then."""
+    session, peer = sessions.socketpair(heartbeat_interval=None)
+    transport = session._engine.transport
+    send = transport.send
+
+    def strike(buffers: Sequence[Buffer]) -> int:
+        assert not buffers
+        transport.pending = False
+        monkeypatch.setattr(transport, "send", send)
+        raise Interrupt
+
+    monkeypatch.setattr(transport, "send", strike)
+    transport.pending = True
+    with pytest.raises(Interrupt):
+        session._engine.push()
+    assert session.wait(GUARD).code == muxado.ErrorCode.INTERNAL_ERROR
+    assert peer.wait(GUARD).code == muxado.ErrorCode.PEER_EOF

@@ -531,7 +531,8 @@ class WriteSeat(Clock):
             while True:
                 if transport.short is not self.protocol.mixed:
                     transport.keep_short(self.protocol.mixed)
-                sending = True
+                # Even without buffers: what the transport has taken is being written.
+                sending = self._midway = True
                 sent = transport.send(buffers)
                 size -= sent
                 self._sent += sent
