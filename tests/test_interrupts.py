@@ -595,7 +595,7 @@ def strike_everywhere(
     Those are ``stride`` places apart.
     """
     scene = make(sessions, crew)
-    lived = 0
+    lived = straight = 0
     for tried, place in enumerate(itertools.count(first, stride), 1):
         scene.over = threading.Event()
         run = operation(scene)
@@ -616,11 +616,13 @@ def strike_everywhere(
             raise
         if striker.struck is None:
             assert tried > 3
-            assert scene.straight != 0, "nothing was read past the parser"
+            if scene.straight is not None:
+                assert straight + scene.straight, "nothing was read past the parser"
             return lived / tried
         lived += alive
         if not alive:
             scene.leave()
+            straight += scene.straight or 0
             scene = make(sessions, crew)
     raise AssertionError
 
