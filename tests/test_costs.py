@@ -117,7 +117,7 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew, monkeypatch: pytest.Monk
             800,
             {"streams": 8, "workers": 16},
             3.9,
-            {"frames": 4.1, "send": 2.8, "system calls": 5.5, "wake-up": 3.5},
+            {"frames": 4.1, "send": 2.8, "system calls": 5, "wake-up": 3.5},
             id="open, 8 callers, waiting workers",
         ),
         pytest.param(

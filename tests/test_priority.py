@@ -381,24 +381,23 @@ def test_an_urgent_echo_beside_bulk(links: Callable[..., Link], crew: Crew, vers
 
         bulk = [streams((client, server)) for _ in range(8)]
         drains = [crew.start(drain, peer) for _, peer in bulk]
+        start = time.monotonic()
         fills = [crew.start(fill, stream) for stream, _ in bulk]
-        took, passed = [], []
+        took = []
         for _ in range(30):
-            asked, before = time.monotonic(), server.stats().bytes_received
+            asked = time.monotonic()
             asker.sendall(bytes(64))
             assert len(asker.recv(64, socket.MSG_WAITALL)) == 64
             took.append(time.monotonic() - asked)
             done.wait(0.02)
-            arrived = server.stats().bytes_received - before
-            passed.append(arrived * 8 / (time.monotonic() - asked))
         done.set()
         for task in fills:
             task.result()
         moved = [task.result() for task in drains]
+        seconds = time.monotonic() - start
         asker.close()
         echoing.result()
     # 10 ms for the way and 32 for a full queue; without priorities 330 on version 2.
     assert statistics.median(took[5:]) < 2 * delay + queue * 8 / rate + 0.1
-    # In the median too: the wire is a process, and may have to wait for a processor.
-    assert statistics.median(passed) > 0.7 * rate, "bulk has what urgency leaves"
+    assert sum(moved) * 8 > 0.7 * rate * seconds, "bulk has what urgency leaves"
     assert max(moved) < 1.6 * min(moved), "equals share"
