@@ -212,12 +212,6 @@ class StreamState:
         self.acceptor = 0
         self.returns = False
 
-    def has_news(self) -> bool:
-        """Whether a read would return or raise something, whatever becomes of the session."""
-        return bool(
-            self.buffered or self.fin_in or self.deaf or self.closed or self.failure is not None
-        )
-
     def push(self, piece: memoryview) -> None:
         """Keep ``piece``, which has just arrived."""
         size = len(piece)
@@ -316,14 +310,12 @@ class Protocol:
         "_goaway",
         "_late_credit",
         "_late_ends",
-        "_max_streams",
         "_owed",
         "_parity",
         "_probing",
         "_says",
         "_syn_due",
         "_untyped",
-        "_window",
         "accepted",
         "arrived",
         "backlog",
@@ -357,7 +349,6 @@ class Protocol:
         self, config: Config, *, client: bool, clock: Callable[[], float] = lambda: 0.0
     ) -> None:
         self.config = config
-        self._window, self._max_streams = config.window, config.max_streams
         self._clock = clock
         self.windows = Windows(config.window, config.max_window, config.max_buffered)
         self.codec = wire.codec(config, self)
@@ -473,15 +464,15 @@ class Protocol:
             raise ProtocolError(f"SYN for stream {stream_id} after {self.last_peer_id}")
         if self._owed > _MAX_OWED:
             self._check_owed()
-        if (self.going_away or self.peer_streams >= self._max_streams) and (
+        if (self.going_away or self.peer_streams >= self.config.max_streams) and (
             not codec.carries_types or stream_type != codec.heartbeat_type
         ):
             self.refused += 1
             self._draw_reset(stream_id, ErrorCode.STREAM_REFUSED)
             return
-        stream = StreamState(stream_id, False, self._window, priority, stream_type)
+        stream = StreamState(stream_id, False, self.config.window, priority, stream_type)
         self.streams[stream_id] = stream
-        self.windows.promised += self._window
+        self.windows.opened()
         self.peer_streams += 1
         if codec.types_in_data:
             self._untyped[stream] = bytearray()  # whose silence must hold up no other
@@ -507,12 +498,7 @@ class Protocol:
         else:
             self.backlog[stream.id] = stream
             self.arrived = True
-            count = self.levels.get(stream.priority)
-            if count:  # as _rank() does, where there are others at that level
-                stream.ranked = True
-                self.levels[stream.priority] = count + 1
-            else:
-                self._rank(stream)
+            self._rank(stream)
 
     def _refuse(self, stream: StreamState, code: int, *, drawn: bool = True) -> None:
         """The application never gets this one; ``drawn``: by what the peer has just sent."""
@@ -553,17 +539,12 @@ class Protocol:
         if length:
             if stream.deaf:
                 self.consumed(stream, length)
-            elif stream.buffered:
+            else:
                 stream.push(piece)
-            else:  # the same, of the first piece
-                stream.chunks.append(bytes(piece))
-                stream.buffered = length
         if fin:
             stream.fin_in = True
         if stream.readers or stream.poller is not None:
-            changed = self.changed
-            if not changed or changed[-1] is not stream:  # as _tell() does
-                changed.append(stream)
+            self._tell(stream)
         if self._untyped or self.services:
             self._look_inside(stream)
 
@@ -805,23 +786,17 @@ class Protocol:
             raise StreamsExhausted("every stream id of this session is used up", retryable=True)
         stream = self._open(priority, stream_type)
         self.opened += 1
-        levels = self.levels
-        count = levels.get(priority)
-        if count:  # as _rank() does, where there are others at that level
-            stream.ranked = True
-            levels[priority] = count + 1
-        else:
-            self._rank(stream)
+        self._rank(stream)
         if fin:
             self.end(stream, urgent=False)
         return stream
 
     def _open(self, priority: int, stream_type: int) -> StreamState:
-        stream = StreamState(self.next_id, True, self._window, priority, stream_type)
+        stream = StreamState(self.next_id, True, self.config.window, priority, stream_type)
         if self.codec.types_in_data:
             stream.send.left -= 4
+        self.windows.opened()
         # With no call in between, behind which an exception from outside could strike.
-        self.windows.promised += self._window
         self.next_id += 2
         self.streams[stream.id] = stream
         self.opening[stream] = None
@@ -868,22 +843,15 @@ class Protocol:
         """The same, but for those that were closed after the end of the session."""
         return sum([not stream.closed for stream in self.streams.values()]) - len(self.services)
 
-    def accept(self, acceptor: int = 0, taken: list[Any] | None = None) -> StreamState | None:
-        """The next stream the peer opened, if one waits; for the thread ``acceptor``.
-
-        ``taken[0]`` is that stream as well, from the moment on that it is out of the backlog.
-        """
-        backlog = self.backlog
-        if not backlog:
+    def accept(self, acceptor: int = 0) -> StreamState | None:
+        """The next stream the peer opened, if one waits; for the thread ``acceptor``."""
+        if not self.backlog:
             return None
-        if taken is None:
-            taken = [None]
-        number, stream = next(iter(backlog.items()))
+        number, stream = next(iter(self.backlog.items()))
         if number > self.last_accepted:
             self.last_accepted = number
         # From here on with no call and no branch, where an exception from outside could strike.
-        taken[0] = stream
-        del backlog[number]
+        del self.backlog[number]
         self.accepted += 1
         stream.accepted, stream.acceptor = True, acceptor
         return stream
@@ -956,12 +924,7 @@ class Protocol:
         """No more bytes to send: owe FIN. Bytes not yet handed over are given up."""
         if stream.fin_out or stream.failure is not None:
             return
-        levels, priority = self.levels, stream.priority
-        if stream.ranked and levels[priority] > 1:  # as _unrank() does, where others are left there
-            stream.ranked = False
-            levels[priority] -= 1
-        else:
-            self._unrank(stream)
+        self._unrank(stream)
         stream.fin_out = True
         self.ending[stream] = None
         if urgent:
@@ -990,8 +953,7 @@ class Protocol:
                 text = "closed with bytes unread"
                 self._reset(stream, Failure(StreamReset, text, ErrorCode.STREAM_CANCELLED))
             else:
-                if not stream.fin_out:
-                    self.end(stream, stream.wrote and not lazy)
+                self.end(stream, stream.wrote and not lazy)
                 if not stream.fin_in:
                     self._late_ends += 1
                 self._forget(stream)
@@ -1138,10 +1100,7 @@ class Protocol:
             self.frames_sent += 1
             self.framed += length + 8
             return self.codec.data(stream.id, length)
-        if length and next(iter(self.opening)) is stream:
-            header = self._syn_alone(stream, length, self.framed, False)
-        else:
-            header = self._syn(stream, length, self.framed)
+        header = self._syn(stream, length, self.framed)
         self.framed += len(header) + length
         return header
 
@@ -1234,20 +1193,17 @@ class Protocol:
         if self.streams.get(number) is not stream:
             return
         del self.streams[number]
+        if not (stream.local or stream.accepted or stream in self.services):
+            self.peer_streams -= 1
         self._late_credit += send.most - send.left
-        self.windows.promised -= stream.receive.size
+        self.windows.closed(stream.receive)
         if self.grants and (stream.receive.left or stream.fin_in or stream.failure is not None):
             self.grants.pop(stream, None)
         # else the peer could not even send what would tell it that nobody reads any more
-        service = False
         if self.services or self._untyped:
-            service = stream in self.services
             self.services.pop(stream, None)
             self._says.pop(stream, None)
             self._untyped.pop(stream, None)
-        if not (stream.local or stream.accepted):
-            if not service:
-                self.peer_streams -= 1
-            if self.backlog.get(number) is stream:
-                del self.backlog[number]
-                self.arrived = True  # or rather left: who polls for it must look again
+        if self.backlog and self.backlog.get(number) is stream:
+            del self.backlog[number]
+            self.arrived = True  # or rather left: who polls for it must look again

@@ -127,8 +127,7 @@ class Session:
         """
         timeout = self._timeout
         deadline = time.monotonic() + timeout if timeout else timeout
-        # Before: an exception behind accept() would cost the stream.
-        address = self._engine.transport.getpeername() or ("", 0)
+        address = self.getpeername()  # before: an exception behind accept() would cost the stream
         return self._stream(self._engine.accept(deadline)), address
 
     def __iter__(self) -> Iterator[Stream]:

@@ -174,8 +174,7 @@ class Stream:
     # Receiving.
 
     def recv(self, bufsize: int, flags: int = 0, /) -> bytes:
-        if type(bufsize) is not int:
-            bufsize = operator.index(bufsize)
+        bufsize = operator.index(bufsize)
         if bufsize < 0:
             raise ValueError("negative buffersize in recv")
         if self._closed:
@@ -184,9 +183,7 @@ class Stream:
             return self._recv_with_flags(bufsize, flags)
         if not bufsize:
             return b""
-        timeout = self._timeout
-        deadline = time.monotonic() + timeout if timeout else timeout
-        return self._engine.receive(self._state, bufsize, deadline)
+        return self._engine.receive(self._state, bufsize, self._deadline())
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
         view = memoryview(buffer)
@@ -279,10 +276,7 @@ class Stream:
         """Close for good, once every file of ``makefile()`` is closed too. Never waits."""
         self._closed = True
         if self._io_refs <= 0:
-            if self._readiness is not None:
-                self._close_now()
-            elif not self._state.closed:
-                self._engine.close_stream(self._state)
+            self._close_now()
 
     def _close_now(self) -> None:
         readiness, self._readiness = self._readiness, None

@@ -171,8 +171,7 @@ class Engine(Dropped):
                     except BaseException:
                         stream = protocol.streams.get(number)
                         raise
-                    if self._writer_parked or self._closing:
-                        self._give_ride_locked()
+                    self._give_ride_locked()
         except BaseException:
             if stream is not None:  # an exception from outside: nobody will have it
                 try:
@@ -252,11 +251,7 @@ class Engine(Dropped):
                         and self._may_ride_locked()
                     )
                     protocol.close(stream, lazy)
-                    if (
-                        (self._writer_parked or self._closing)
-                        and protocol.ending
-                        and not protocol.urgent
-                    ):
+                    if protocol.ending and not protocol.urgent:
                         self._give_ride_locked()
                 stream.closed = True
                 if stream.poller is not None:

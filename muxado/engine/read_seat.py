@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import threading
 import time
@@ -131,13 +132,10 @@ class ReadSeat(WriteSeat):
                     elif not (
                         late
                         or deadline == 0
-                        or stream.deaf
-                        or stream.closed
-                        or stream.failure is not None
+                        or self._stopped(stream)
                         or stream.post is not None
                         or not stream.opened
                         or protocol.urgent
-                        or self.death is not None
                         or self._pins
                         or not self._inline
                         or self._writing == me
@@ -168,7 +166,9 @@ class ReadSeat(WriteSeat):
                     if (woken or waiter is not None) and self._reading is None:
                         self._pass_seat_locked()
                 if seated:
-                    yielded = not self._lead(None, deadline, False, size)
+                    # Not a closure, which would make every use of what it names slower.
+                    come = functools.partial(self._come_locked, stream, size, had)
+                    yielded = not self._lead(come, deadline, False)
                     if had[0] is not None:
                         done = True
                         break
@@ -200,14 +200,12 @@ class ReadSeat(WriteSeat):
             return had[0] or b""
         return self.read(stream, stream.peek, size, b"", deadline, yielded=yielded)
 
-    def _come_locked(self, size: int) -> bool:
+    def _come_locked(self, stream: StreamState, size: int, had: list[Any]) -> bool:
         """Whether one who leads in :meth:`receive` leaves: with bytes, or to see what is wrong."""
-        stream = self._leading
-        assert stream is not None
         if stream.buffered and stream.post is None and not stream.closed:
-            self._pick_locked(stream, size, cast("list[Any]", self._reading))
+            self._pick_locked(stream, size, had)
             return True
-        return stream.has_news()
+        return bool(stream.buffered) or self._stopped(stream)
 
     def _ended_locked(self, stream: StreamState) -> bool:
         """Whether one who waits for bytes of ``stream`` is at the end of file, and learns of it."""
@@ -232,6 +230,11 @@ class ReadSeat(WriteSeat):
         del chunks[0]
         stream.buffered -= count
         window.read += count
+        self._have_taken_locked(stream, lazy=lazy)
+
+    def _have_taken_locked(self, stream: StreamState, *, lazy: bool) -> None:
+        """Bytes were taken from ``stream``, and counted; ``lazy`` as in :meth:`_take_locked`."""
+        window = stream.receive
         if window.read >= window.due:
             self.protocol.consumed(stream, 0, lazy and self._reads_on_locked())
         if stream.wrote:
@@ -458,12 +461,7 @@ class ReadSeat(WriteSeat):
         stream.buffered -= count
         window.read += count
         had[0] = holds
-        if window.read >= window.due:
-            self.protocol.consumed(stream, 0, lazy and self._reads_on_locked())
-        if stream.wrote:
-            stream.wrote = False
-            if not stream.local:
-                self._brevity = 0
+        self._have_taken_locked(stream, lazy=lazy)
         return result  # type: ignore[no-any-return]
 
     def _filled_locked(self, stream: StreamState, post: Post) -> int:
@@ -629,9 +627,10 @@ class ReadSeat(WriteSeat):
         """Whether ``accept()`` has something to say: ``had[0]``, or that no stream comes."""
         backlog = self.protocol.backlog
         if backlog and not self._closing:
-            self.protocol.accept(get_ident(), had)
-            if not backlog:
-                self._held_back = False
+            # Known before it is taken, for an exception may strike in between.
+            had[0] = next(iter(backlog.values()))
+            self.protocol.accept(get_ident())
+            self._held_back = self._held_back and bool(backlog)
             return True
         if self.death is not None or self._closing:
             self._told = True
@@ -658,16 +657,14 @@ class ReadSeat(WriteSeat):
 
     def _lead(
         self,
-        ready: Callable[[], bool] | None,
+        ready: Callable[[], bool],
         deadline: float | None,
         posted: bool,
-        size: int = 0,
     ) -> bool:
         """Read for everybody until ``ready()``, asked under the lock, is true.
 
         The seat is ours, and free on return; false if ``ready`` was never true. The caller frees
-        it when an exception comes out of here. In :meth:`receive`, which waits for up to ``size``
-        bytes, ``ready`` is ``None``.
+        it when an exception comes out of here.
         """
         transport, codec = self.transport, self.protocol.codec
         while True:
@@ -685,7 +682,7 @@ class ReadSeat(WriteSeat):
                     pollers = self._announce_locked(self._reading)
                 if self._held is not None and not self._eager:
                     self._tell_held_locked()
-                done = self._come_locked(size) if ready is None else ready()
+                done = ready()
                 if self._late and not done:
                     self._wake_late_locked()
                 if self.protocol.grants:
@@ -699,7 +696,6 @@ class ReadSeat(WriteSeat):
                     or self._woke
                     or (self._fed and not posted)
                     or self._pins > 0
-                    or self.death is not None
                     or (deadline is not None and time.monotonic() >= deadline)
                 )
                 self._fed = False

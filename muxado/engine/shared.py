@@ -758,13 +758,7 @@ class Shared:
 
     # What stands above: see read_seat.py and write_seat.py.
 
-    def _lead(
-        self,
-        ready: Callable[[], bool] | None,
-        deadline: float | None,
-        posted: bool,
-        size: int = 0,
-    ) -> bool:
+    def _lead(self, ready: Callable[[], bool], deadline: float | None, posted: bool) -> bool:
         raise NotImplementedError
 
     def _pass_pen_locked(self) -> None:
