@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import muxado
-from tests.link import Link
+from tests.helpers.link import Link
 
 URGENT = 1000
 #: The first byte of a stream says what its far end is to do.

@@ -13,10 +13,10 @@ import pytest
 
 import muxado
 
-from .conformance.certificate import Certificate, make_certificate
-from .conformance.crew import Crew
-from .link import Link
-from .support import Connector, RawPeer, Sessions
+from .helpers.certificate import Certificate, make_certificate
+from .helpers.crew import Crew
+from .helpers.link import Link
+from .helpers.support import Connector, RawPeer, Sessions
 
 
 def pytest_collection_finish() -> None:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from .certificate import Certificate, make_certificate
-from .crew import Crew
+from ..helpers.certificate import Certificate, make_certificate
+from ..helpers.crew import Crew
 from .pipes import SOCKET_KINDS, Kind, Pipe, Source
 from .streams import STREAM_KINDS, TORN, TORN_MODULES
 

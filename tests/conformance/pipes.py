@@ -18,8 +18,8 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from .certificate import Certificate
-from .crew import GUARD, Crew
+from ..helpers.certificate import Certificate
+from ..helpers.crew import GUARD, Crew
 
 End: TypeAlias = socket.socket
 

@@ -6,7 +6,7 @@ import select
 import selectors
 from collections.abc import Callable, Sequence
 
-from .crew import GUARD
+from ..helpers.crew import GUARD
 from .pipes import End
 
 Poller = Callable[[Sequence[End], bool, float], list[End]]

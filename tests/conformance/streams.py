@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from .certificate import Certificate
-from .crew import GUARD, Crew
+from ..helpers.certificate import Certificate
+from ..helpers.crew import GUARD, Crew
 from .pipes import End, Kind, Source, tcp_pair
 from .torn import Torn
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .crew import GUARD
+from ..helpers.crew import GUARD
 from .pipes import Crew, Feature, Pipe, read_exactly
 from .pollers import POLLERS, Poller, quiet, readable
 

@@ -15,9 +15,9 @@ import struct
 import pytest
 
 import muxado
-from tests.conformance.crew import GUARD, Crew
-from tests.support import tcp_pair, threads_of, until
-from tests.test_replay import Conversation, conversations
+from tests.helpers.crew import GUARD, Crew
+from tests.helpers.support import tcp_pair, threads_of, until
+from tests.session.test_recorded_peers import Conversation, conversations
 
 from .link import Cuts, Line, Memory
 from .world import Preemptions, World

@@ -13,7 +13,7 @@ from muxado import wire
 from muxado.config import Config
 from muxado.errors import Error, SessionClosed
 from muxado.protocol import Protocol, StreamState
-from tests.pure import Event, Recorder
+from tests.helpers.pure import Event, Recorder
 
 __all__ = ["run"]
 

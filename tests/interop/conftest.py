@@ -11,9 +11,9 @@ from typing import NoReturn
 
 import pytest
 
-from ..conformance.certificate import Certificate
-from ..conformance.crew import GUARD, Crew
-from ..support import Sessions
+from ..helpers.certificate import Certificate
+from ..helpers.crew import GUARD, Crew
+from ..helpers.support import Sessions
 from .go_peer import KINDS, Go, Kind, Link, NotInstalledError, build
 
 

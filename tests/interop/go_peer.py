@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import muxado
 
-from ..conformance.certificate import Certificate
-from ..conformance.crew import GUARD, Crew
-from ..support import Sessions
+from ..helpers.certificate import Certificate
+from ..helpers.crew import GUARD, Crew
+from ..helpers.support import Sessions
 
 Event = dict[str, Any]
 

@@ -25,8 +25,8 @@ from typing import Any, NamedTuple, cast
 
 import muxado
 
-from ..conformance.certificate import Certificate
-from ..conformance.crew import GUARD, Crew
+from ..helpers.certificate import Certificate
+from ..helpers.crew import GUARD, Crew
 
 AUTH, BIND, UNBIND, PROXY = range(4)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import muxado
 
-from ..conformance.crew import Crew
-from ..support import read_all, until
+from ..helpers.crew import Crew
+from ..helpers.support import read_all, until
 from .go_peer import Link
 
 Linker = Callable[..., Link]

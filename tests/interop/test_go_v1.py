@@ -10,8 +10,8 @@ import pytest
 
 import muxado
 
-from ..conformance.crew import GUARD, Crew
-from ..support import read_all, until, waiting
+from ..helpers.crew import GUARD, Crew
+from ..helpers.support import read_all, until, waiting
 from .go_peer import CANCEL, INTERNAL_ERROR, KINDS, REFUSED_STREAM, Go
 from .streams import WINDOW, Linker, accept, close, echo, exchange, serve_each, serve_in_turn
 

@@ -10,8 +10,8 @@ import pytest
 import muxado
 from muxado import ErrorCode
 
-from ..conformance.crew import GUARD, Crew, Task
-from ..support import until, waiting
+from ..helpers.crew import GUARD, Crew, Task
+from ..helpers.support import until, waiting
 from .go_peer import CANCEL, INTERNAL_ERROR, KINDS, NO_ERROR, REFUSED_STREAM, Event, Go
 from .streams import WINDOW, Linker, close, echo
 

@@ -20,9 +20,9 @@ import pytest
 import muxado
 from muxado import ErrorCode
 
-from ..conformance.certificate import Certificate
-from ..conformance.crew import GUARD, Crew
-from ..support import until
+from ..helpers.certificate import Certificate
+from ..helpers.crew import GUARD, Crew
+from ..helpers.support import until
 from .go_peer import INTERNAL_ERROR, KINDS, NO_ERROR, Go
 from .streams import WINDOW, close, exchange
 

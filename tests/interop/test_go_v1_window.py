@@ -9,8 +9,8 @@ import pytest
 
 import muxado
 
-from ..link import Link
-from ..support import Sessions
+from ..helpers.link import Link
+from ..helpers.support import Sessions
 from .go_peer import Go
 from .streams import WINDOW
 

@@ -22,9 +22,9 @@ import pytest
 import muxado
 from muxado import ErrorCode
 
-from ..conformance.certificate import Certificate
-from ..conformance.crew import GUARD, Crew
-from ..support import until
+from ..helpers.certificate import Certificate
+from ..helpers.crew import GUARD, Crew
+from ..helpers.support import until
 from . import ngrok_agent
 from .conftest import lacking
 from .ngrok_server import (

@@ -1,6 +1,6 @@
 """Inputs worth keeping, one a line in hexadecimal: ``v1.txt`` and ``v2.txt``.
 
-They began as the conversations of ``tests/wire/*.json``; the fuzzer has added to them.
+They began as the conversations of ``tests/unit/wire/*.json``; the fuzzer has added to them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["read", "recorded", "write"]
 
 HERE = Path(__file__).parent
-WIRE = HERE.parent.parent / "wire"
+WIRE = HERE.parents[1] / "unit" / "wire"
 
 
 def read(version: int) -> list[bytes]:

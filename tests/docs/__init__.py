@@ -1,0 +1,1 @@
+"""What the documentation says is true: examples, guarantees, the order of the modules."""

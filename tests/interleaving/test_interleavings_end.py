@@ -1,0 +1,394 @@
+"""Interleavings at the end: of a session, of a stream, of a fork's child, of a time-out."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import muxado
+from muxado import ErrorCode
+
+from ..helpers.crew import GUARD, Crew, Task
+from ..helpers.gates import Gate, Plain, after, polls
+from ..helpers.support import (
+    DATA,
+    FIN,
+    RST,
+    SYN,
+    WNDINC,
+    RawPeer,
+    Sessions,
+    frame,
+    small_send_buffer,
+    streams,
+    threads_of,
+    until,
+    waiting,
+    word,
+)
+from ..session.test_process import run
+
+
+class Interrupted(Exception):
+    """Raised by a signal's handler, as KeyboardInterrupt is."""
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """A function that makes the main thread raise ``Interrupted``."""
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def handler(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    yield lambda: signal.pthread_kill(main, signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+def ended(sending: Task[None]) -> None:
+    """A send that the session's end cut short: its last bytes may count as sent, or not."""
+    with contextlib.suppress(muxado.SessionClosed):
+        sending.result()
+
+
+def test_the_last_words_stand_in_no_frame(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session dies between a write that took half a frame and the writer's next look.
+
+    The connection has room again by then. What follows must be the rest of the frame, or nothing.
+    """
+    peer = raw(client=True, linger=0.0)
+    engine = peer.session._engine
+    small_send_buffer(peer.session)
+    with Gate() as gate, peer.session.open() as stream:
+        peer.expect(DATA, stream.id)  # its SYN
+        taken = 0
+        send = engine.transport.send
+
+        def count(buffers: Any) -> int:
+            nonlocal taken
+            size = send(buffers)
+            taken += size
+            gate.stop_large(buffers)
+            return size
+
+        monkeypatch.setattr(engine.transport, "send", count)
+        sending = crew.start(stream.sendall, b"\xaa" * 100_000)
+        gate.reached()
+        got = peer.sock.recv(taken, socket.MSG_WAITALL)
+        closing = crew.start(peer.session.close)
+        until(lambda: peer.session.closed)
+        gate.open()
+        while part := peer.sock.recv(65536):
+            got += part
+        whole = frame(DATA, 0, stream.id, b"\xaa" * 100_000)
+        assert got == whole[: len(got)]
+        closing.result()
+        ended(sending)
+
+
+def test_an_interrupted_write(raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception arrives between a write that took half a frame and the note of how much.
+
+    Nothing can follow on that connection, not even a word about why it ends.
+    """
+    peer = raw(client=True)
+    engine = peer.session._engine
+    small_send_buffer(peer.session)
+    with peer.session.open() as stream:
+        peer.expect(DATA, stream.id)  # its SYN
+        got = b""
+
+        def strike(_: object) -> None:
+            nonlocal got
+            got += peer.sock.recv(100_000)  # there is room again for last words
+            raise Interrupted
+
+        with monkeypatch.context() as patch:
+            after(patch, engine.transport, "send", strike)
+            with pytest.raises(Interrupted):
+                stream.sendall(b"\xaa" * 100_000)
+        while part := peer.sock.recv(65536):
+            got += part
+        assert got == frame(DATA, 0, stream.id, b"\xaa" * 100_000)[: len(got)]
+
+
+def test_an_interrupted_close(
+    raw: Callable[..., RawPeer], crew: Crew, interrupt: Callable[[], None]
+) -> None:
+    """An exception arrives while close() waits for the flush: the session ends all the same."""
+    peer = raw(client=True, linger=GUARD)
+    small_send_buffer(peer.session)
+    with peer.session.open() as stream:
+        sending = crew.start(stream.sendall, bytes(100_000))
+        waiting(peer.session, 1)
+
+        def strike() -> None:
+            until(lambda: peer.session._engine._flushers)
+            interrupt()
+
+        crew.start(strike)
+        with pytest.raises(Interrupted):
+            peer.session.close()
+        assert peer.session.closed
+        ended(sending)
+        until(lambda: not threads_of(peer.session))
+
+
+def test_a_descriptor_after_an_interrupted_send(
+    raw: Callable[..., RawPeer], crew: Crew, interrupt: Callable[[], None]
+) -> None:
+    """The descriptor is brought up while a sendall waits for its turn, which then is given up.
+
+    The connection is full, so nothing that goes on it could bring the descriptor up again.
+    """
+    peer = raw(client=True)
+    small_send_buffer(peer.session)
+    with peer.session.open() as stream, peer.session.open() as other:
+        assert polls(stream, select.POLLOUT)
+        jam = crew.start(other.sendall, bytes(100_000))
+        waiting(peer.session, 1)
+
+        def strike() -> None:
+            waiting(peer.session, 2)
+            peer.send(frame(DATA, 0, stream.id, b"news"))
+            until(lambda: not polls(stream, select.POLLOUT))
+            interrupt()
+
+        crew.start(strike)
+        with pytest.raises(Interrupted):
+            stream.sendall(b"x")
+        assert polls(stream, select.POLLOUT)
+        assert stream.recv(4) == b"news"
+        peer.session.kill()
+        ended(jam)
+
+
+@pytest.mark.parametrize("end", ["close", "peer"])
+def test_a_write_that_never_returns(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The session ends while a thread of its own is blocked in the user's object.
+
+    Nothing but the end of the connection wakes it, so somebody has to end that: the keeper.
+    """
+    monkeypatch.setattr("muxado.engine.clock.GRACE", 0.01)
+    near, far = socket.socketpair()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    connection = Plain(near)
+    blocking = threading.Event()
+
+    def sendall(data: bytes) -> None:
+        if len(data) > 50_000:
+            blocking.set()
+        near.sendall(data)
+
+    monkeypatch.setattr(connection, "sendall", sendall)
+    session = muxado.client(connection, linger=0.0)
+    sessions.keep(session)
+    stream = session.open()
+    sending = crew.start(stream.sendall, bytes(100_000))
+    assert blocking.wait(GUARD)
+    if end == "close":
+        session.close()
+    else:
+        far.shutdown(socket.SHUT_WR)
+    until(lambda: not threads_of(session))
+    assert near.fileno() == -1
+    ended(sending)
+    stream.close()
+    far.close()
+
+
+def test_a_flush_that_a_sender_gives_up(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender's time is over, then the peer grants window, then close() waits for the flush.
+
+    When the sender takes its bytes back nothing is left to flush, and close() must be told.
+    """
+    peer = raw(client=True, window=4096, linger=1e6)
+    engine = peer.session._engine
+    with Gate() as gate, peer.session.open() as stream:
+        stream.sendall(bytes(4096))
+        stream.settimeout(0.01)
+        after(monkeypatch, engine, "_wait", gate.stop)
+        sending = crew.start(stream.sendall, b"x")
+        gate.reached()
+        peer.send(frame(WNDINC, 0, stream.id, word(100)))
+        until(lambda: stream._state in engine.protocol.schedule)
+        closing = crew.start(peer.session.close)
+        waiting(peer.session, 1)
+        gate.open()
+        with pytest.raises(TimeoutError):
+            sending.result()
+        closing.result()
+
+
+def test_last_words_are_seen_off(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peer's kernel is slow to take the last words, and nothing comes from it meanwhile."""
+    peer = raw(client=True)
+    looks = iter([3, 2, 1, 0])
+    monkeypatch.setattr(peer.session._engine.transport, "unacknowledged", lambda: next(looks))
+    peer.session.close()
+    assert next(looks, None) is None, "the connection was closed too early"
+
+
+def test_a_child_closes_its_copy_of_a_listener() -> None:
+    """A forking server's child closes what it inherited: the parent's listener does not notice.
+
+    Neither its thread, which was woken and never came to rest, nor its socket's file.
+    """
+    done = run(
+        """
+        import os, select, tempfile, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        import muxado
+        with tempfile.TemporaryDirectory() as directory:
+            path = os.path.join(directory, "socket")
+            with muxado.listen(path) as listener:
+                child = os.fork()
+                if not child:
+                    listener.close()
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+                assert select.select([listener._wakee], [], [], 0)[0] == []
+                client = muxado.dial(path)
+                server, _ = listener.accept()
+                client.close(); server.close()
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_child_uses_its_copy_of_a_stream() -> None:
+    """A fork while another thread brings a descriptor up: the child may read what was there.
+
+    It neither waits for that thread, which is not there, nor takes the byte that makes the
+    parent's descriptor readable.
+    """
+    done = run(
+        """
+        import os, select, signal, socket, threading, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # fork in a process with threads
+        import muxado
+        near, far = socket.socketpair()
+        with muxado.client(near) as client, muxado.server(far) as server:
+            with client.open() as stream:
+                stream.sendall(b"x")
+                accepted, _ = server.accept()
+                descriptor = accepted.fileno()
+                assert select.select([descriptor], [], [], 20)[0]
+                readiness = accepted._readiness
+                inside, forked = threading.Event(), threading.Event()
+                def stop():
+                    inside.set()
+                    assert forked.wait(20)
+                    return True
+                readable, readiness._is_readable = readiness._is_readable, stop
+                syncing = threading.Thread(target=readiness.sync)
+                syncing.start()
+                assert inside.wait(20)
+                child = os.fork()
+                if not child:
+                    signal.alarm(10)
+                    readiness._is_readable = readable
+                    assert accepted.recv(1) == b"x"
+                    accepted.close()
+                    server.close()
+                    os._exit(0)
+                assert os.waitpid(child, 0)[1] == 0
+                readiness._is_readable = readable
+                forked.set()
+                syncing.join()
+                assert select.select([descriptor], [], [], 0)[0]
+                assert accepted.recv(1) == b"x"
+                accepted.close()
+        """
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stream_is_closed_in_the_middle_of_a_frame(raw: Callable[..., RawPeer]) -> None:
+    """Half of a frame was read when its stream is closed, and then the other half comes.
+
+    Without a reset the peer would believe that its last frame was read.
+    """
+    peer = raw()
+    whole = frame(DATA, 0, 3, bytes(100))
+    peer.send(frame(DATA, SYN, 3), whole[:58])
+    stream, _ = peer.session.accept()
+    assert len(stream.recv(50, socket.MSG_WAITALL)) == 50
+    stream.close()
+    assert peer.expect(DATA, 3).flags == FIN
+    peer.send(whole[58:])
+    assert peer.expect(RST, 3).word == ErrorCode.STREAM_CLOSED
+
+
+def test_a_time_out_longer_than_poll_takes(sessions: Sessions, crew: Crew) -> None:
+    """Two callers wait for a month: one in the read seat, in poll, and one beside it."""
+    pair = sessions.socketpair()
+    ends = [streams(pair) for _ in range(2)]
+    other, _ = streams(pair)
+    engine = pair[1]._engine
+    for _, far in ends:
+        far.settimeout(3e6)
+    reading = [crew.start(far.recv, 100) for _, far in ends]
+    waiting(pair[1], 2)
+    other.sendall(b"x")  # whatever comes makes the reader thread leave the seat to one of them
+    until(lambda: engine._reading not in (None, engine._reader_waiter))
+    for near, _ in ends:
+        near.sendall(b"at last")
+    assert [task.result() for task in reading] == [b"at last"] * 2
+
+
+@pytest.mark.parametrize("call", ["send", "sendall", "recv_into"])
+def test_a_failed_call_gives_the_buffer_back(raw: Callable[..., RawPeer], call: str) -> None:
+    """Its exception is kept, and with it the frames that had to do with the buffer."""
+    peer = raw(client=True, window=4096)
+    with peer.session.open() as stream:
+        stream.sendall(bytes(4096))
+        stream.settimeout(0.001)
+        buffer = bytearray(8)
+        with pytest.raises(TimeoutError) as caught:
+            getattr(stream, call)(buffer)
+        buffer.clear()  # BufferError while anybody still holds it
+        assert caught.value is not None
+
+
+def test_a_shutdown_that_meets_the_end(
+    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session dies behind its first look. The last words know of no FIN for a stream that the
+    peer has never heard of."""
+    peer = raw(client=True)
+    engine = peer.session._engine
+    stream = peer.session.open(fin=False)
+
+    def die(*_: object) -> None:
+        engine._lock.acquire()
+        engine._die_locked(ErrorCode.NO_ERROR, None, b"")
+
+    after(monkeypatch, engine, "_check_may_shut", die)
+    try:
+        with engine._lock:
+            assert not stream._state.opened, "it is too late"
+            stream.shutdown(socket.SHUT_WR)
+            assert not engine.protocol.ending
+    finally:
+        engine._lock.release()
+    assert peer.session.wait(GUARD).code is ErrorCode.NO_ERROR
+    until(lambda: not threads_of(peer.session))
+    stream.close()

@@ -1,0 +1,1 @@
+"""What a session survives: hostile peers, lost connections, exhausted resources, long use."""

@@ -1,0 +1,1 @@
+"""Sessions, streams and listeners as their users see them."""
