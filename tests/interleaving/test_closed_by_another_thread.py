@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -13,8 +15,9 @@ import pytest
 import muxado
 
 from ..helpers.crew import GUARD, Crew
-from ..helpers.interrupts import HERE, Tracer
 from ..helpers.support import Sessions, until
+
+HERE = os.path.dirname(muxado.__file__) + os.sep
 
 
 def waiting(call: Callable[[muxado.Stream], object]) -> Callable[[muxado.Stream], object]:
@@ -46,10 +49,10 @@ CALLS: dict[str, Callable[[muxado.Stream], object]] = {
 }
 
 
-class At(Tracer):
-    """Calls ``action`` before the instruction of that number which this thread comes to.
+class At:
+    """Calls ``action`` before the nth instruction that this thread is about to execute.
 
-    Those count that it comes to in the library without a lock.
+    Only instructions of the library count, and only while the thread holds no lock.
     """
 
     def __init__(self, number: int, stream: muxado.Stream, action: Callable[[], object]) -> None:
@@ -57,6 +60,16 @@ class At(Tracer):
         self._stream = stream
         self._action = action
         self.done = False
+
+    def __enter__(self) -> At:
+        self._before = sys.gettrace()
+        # Since 3.12 a thread is traced by opcodes only if a frame asked for that beforehand.
+        sys._getframe().f_trace_opcodes = True
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
 
     def _locked(self) -> bool:
         stream: Any = self._stream

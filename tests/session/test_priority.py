@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import socket
 import statistics
 import threading
@@ -24,7 +22,6 @@ from muxado.protocol import Protocol, StreamState
 from muxado.transport import Buffer, Transport
 
 from ..helpers.crew import Crew
-from ..helpers.interrupts import Between, Interrupt
 from ..helpers.link import Link
 from ..helpers.support import DATA, Sessions, sock_of, streams
 
@@ -255,25 +252,6 @@ def test_levels_are_counted(todo: list[tuple[str, int, int]]) -> None:
                 protocol.prioritise(stream, priority)
         assert protocol.levels == recount(protocol)
         assert protocol.mixed == (len(protocol.levels) > 1)
-
-
-def test_an_exception_cuts_it_short() -> None:
-    """What waits to be sent goes on waiting for its turn, once it is done again."""
-    for place in itertools.count(1):
-        protocol = Protocol(Config(), client=True)
-        stream = protocol.open(priority=0, stream_type=0, fin=False)
-        stream.write = "waits"
-        protocol.schedule.add(stream, 0)
-        striker = Between(place)
-        with contextlib.suppress(Interrupt), striker:
-            protocol.prioritise(stream, 5)
-        if striker.struck is None:
-            assert place > 5
-            break
-        protocol.prioritise(stream, 5)
-        assert protocol.schedule.waiting == {stream: 5}, striker.struck
-        assert protocol.levels == {5: 1}
-        assert protocol.schedule.pop() is stream
 
 
 def notsent(session: muxado.Session) -> int:
