@@ -5,7 +5,4 @@
 other projects; ``worker`` is what the child processes of Python's peers run, and ``go/`` those of
 Go's; ``runner`` starts them, interleaves the rounds and measures; ``report`` and ``plot`` show the
 figures; ``__main__`` is the command.
-
-Beside it, what must hold for long: ``python -m benchmarks.leaks``; ``python -m benchmarks.soak``,
-with what it does in ``deeds``.
 """

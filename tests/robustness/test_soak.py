@@ -1,4 +1,4 @@
-"""The soak test's own test: a little of it, and that it notices what is off."""
+"""A short soak, and that the soak test notices what is wrong."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LITTLE = ["--rounds", "2", "--lives", "4", "--operations", "12", "--seed", "5"]
+SHORT = ["--rounds", "2", "--sessions", "4", "--operations", "12", "--seed", "5"]
 
 
 def soak(fault: str = "") -> subprocess.CompletedProcess[str]:
-    """A short soak in a process of its own, with a fault put in first."""
+    """Run a short soak in a process of its own, after the statements ``fault``."""
     code = f"""
 import os, sys, muxado
-from benchmarks import soak
+from tests.robustness import soak
 {textwrap.dedent(fault)}
-sys.exit(soak.main({LITTLE!r}))
+sys.exit(soak.main({SHORT!r}))
 """
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -31,10 +31,10 @@ sys.exit(soak.main({LITTLE!r}))
     )
 
 
-def test_nothing_is_off() -> None:
+def test_nothing_is_wrong() -> None:
     done = soak()
     assert (done.returncode, done.stderr) == (0, "")
-    assert "OFF" not in done.stdout
+    assert "WRONG" not in done.stdout
     assert "at rest" in done.stdout
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_off() -> None:
                 return data[:-1] + b"?" if len(data) > 5000 else data
             muxado.Stream.recv = recv
             """,
-            "are not the",
+            "that differ from",
         ),
         (
             """
@@ -71,7 +71,7 @@ def test_nothing_is_off() -> None:
     ],
     ids=["a wrong byte", "a descriptor", "a stream"],
 )
-def test_what_is_off_is_noticed(fault: str, complaint: str) -> None:
+def test_what_is_wrong_is_noticed(fault: str, complaint: str) -> None:
     done = soak(fault)
     assert done.returncode == 1, done.stderr
-    assert any(complaint in line for line in done.stdout.splitlines() if line.startswith("OFF:"))
+    assert any(complaint in line for line in done.stdout.splitlines() if line.startswith("WRONG:"))

@@ -1,10 +1,12 @@
-"""``python -m benchmarks.soak --minutes 30``: everything at once, for long, and nothing is left.
+"""``python -m tests.robustness.soak --minutes 30``: mixed work on many sessions, for a long time.
 
-Rounds of work over TCP, TLS and Unix sockets, both versions of the wire, sessions used from both
-ends: echoes, uploads, downloads, resets, time-outs, streams closed with bytes unread, sessions that
-are closed, drained, killed or cut off in the middle of it all. What arrives is compared with what
-was sent. After each round every thread, descriptor, stream and session must be gone, and in the
-long run the memory must not grow. The status is 1 when anything is off, 2 when something hangs.
+Each round runs several sessions at once, over TCP, TLS and Unix sockets and in both versions of
+the wire format. Both ends open streams for echoes, uploads, downloads, resets, time-outs and
+streams that are closed with bytes unread (see ``actions``). Some sessions are closed, drained,
+killed or cut off while that goes on. All bytes received are compared with what was sent. After
+each round every thread, descriptor, stream and session must be gone, and over many rounds memory
+must not grow. The exit status is 1 when something was wrong, and also when a round takes ten
+minutes, which prints the stacks of all threads.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import faulthandler
 import gc
 import random
 import socket
-import ssl
 import sys
 import tempfile
 import threading
@@ -28,15 +29,17 @@ from pathlib import Path
 from typing import Any
 
 import muxado
-from benchmarks.deeds import DEEDS, DOWNLOAD, GUARD, Off, answer, request
-from benchmarks.leaks import descriptors, resident
 from muxado import ErrorCode
-from muxado.demo import make_certificate
 
-#: Seconds from one heartbeat to the next, so that there are some.
-BEAT = 0.5
-#: What a session ends with when its peer did not keep to the rules.
-OFF = {
+from ..helpers.certificate import make_certificate
+from .actions import TIMEOUT, Action, Wrong, answer, request
+from .leaks import descriptors, resident
+
+#: Seconds between two heartbeats: short, so that even brief sessions have some.
+HEARTBEAT_INTERVAL = 0.5
+
+#: No session may end with one of these, since both ends keep to the protocol.
+FAULTS = {
     ErrorCode.INTERNAL_ERROR,
     ErrorCode.PROTOCOL_ERROR,
     ErrorCode.FLOW_CONTROL_ERROR,
@@ -44,8 +47,10 @@ OFF = {
     ErrorCode.ENHANCE_YOUR_CALM,
 }
 
-#: How a session ends, the usual way more than once. All but the first two come in the middle.
-ENDS = ("close", "close", "close", "drain", "close early", "peer closes", "kill", "cut")
+#: How a session ends when all its streams are closed; the most common case is there three times.
+ENDS_AFTER_USE = ("close", "close", "close", "drain")
+#: How a session ends while its streams are in use.
+ENDS_DURING_USE = ("close early", "connection half-closed", "kill", "connection cut")
 
 
 class Log:
@@ -71,25 +76,29 @@ class Log:
 
 
 class Host:
-    """Listens, and serves every session that comes; also those streams that come to a client."""
+    """Listens on every kind of socket, and serves the streams that come on any session."""
 
     def __init__(self, directory: Path, log: Log) -> None:
         self.log = log
-        self.path = str(directory / "socket")
+        self._path = directory / "socket"
         certificate = make_certificate(directory)
-        self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self.context.load_cert_chain(*map(str, certificate))
-        self.trust = ssl.create_default_context(cafile=str(certificate[0]))
+        self._server_context = certificate.server_context()
+        self._client_context = certificate.client_context()
         self._threads: list[threading.Thread] = []
         self._listeners: dict[tuple[str, int], muxado.Listener] = {}
 
     def open(self) -> None:
+        local = ("127.0.0.1", 0)
         for version in (1, 2):
-            options: dict[str, Any] = {"version": version, "heartbeat_interval": BEAT}
-            local = ("127.0.0.1", 0)
-            self._listeners["tcp", version] = muxado.listen(local, **options)
-            self._listeners["tls", version] = muxado.listen_tls(local, self.context, **options)
-            self._listeners["unix", version] = muxado.listen(f"{self.path}{version}", **options)
+            options: dict[str, Any] = {
+                "version": version,
+                "heartbeat_interval": HEARTBEAT_INTERVAL,
+            }
+            self._listeners |= {
+                ("tcp", version): muxado.listen(local, **options),
+                ("tls", version): muxado.listen_tls(local, self._server_context, **options),
+                ("unix", version): muxado.listen(f"{self._path}{version}", **options),
+            }
         for listener in self._listeners.values():
             self._threads.append(threading.Thread(target=self._accept, args=(listener,)))
             self._threads[-1].start()
@@ -103,41 +112,32 @@ class Host:
         self._listeners.clear()
 
     def connect(self, kind: str, version: int) -> tuple[muxado.Session, socket.socket]:
-        """A new session to this host, and another descriptor of its connection."""
+        """Return a new session with this host, and a duplicate of its socket."""
         address = self._listeners[kind, version].getsockname()
         if kind == "unix":
             sock = socket.socket(socket.AF_UNIX)
             sock.connect(address)
         else:
             sock = socket.create_connection(address)
-        knife = sock.dup()
+        duplicate = sock.dup()
         try:
             if kind == "tls":
-                sock.settimeout(GUARD)
-                sock = self.trust.wrap_socket(
+                sock.settimeout(TIMEOUT)
+                sock = self._client_context.wrap_socket(
                     sock, server_hostname="localhost", do_handshake_on_connect=False
                 )
-            return muxado.client(sock, version=version, heartbeat_interval=BEAT), knife
+            session = muxado.client(sock, version=version, heartbeat_interval=HEARTBEAT_INTERVAL)
         except BaseException:
-            knife.close()
+            duplicate.close()
             raise
-
-    def _accept(self, listener: muxado.Listener) -> None:
-        threads = []
-        with contextlib.suppress(OSError):  # it was closed
-            while True:
-                session, _ = listener.accept()
-                threads.append(threading.Thread(target=self.serve, args=(session,)))
-                threads[-1].start()
-        for thread in threads:
-            thread.join()
+        return session, duplicate
 
     def serve(self, session: muxado.Session) -> None:
-        """Answer what the peer opens, and ask something of it, until the session ends."""
+        """Answer what the peer opens, and now and then open a stream to it, until the end."""
         rng = random.Random()
         threads = []
         for stream in session:
-            threads.append(threading.Thread(target=self._answer, args=(session, stream)))
+            threads.append(threading.Thread(target=self._answer, args=(stream,)))
             threads[-1].start()
             if rng.random() < 0.1:
                 threads.append(threading.Thread(target=self._ask_back, args=(session,)))
@@ -145,37 +145,47 @@ class Host:
         for thread in threads:
             thread.join()
         try:
-            end = session.wait(GUARD)
-            # What the peer says of its own end it has noted itself.
-            if end.code in OFF and not isinstance(end.error, muxado.RemoteGoneAway):
-                raise Off(f"a session ended with {end}")
-        except (Off, TimeoutError) as error:
+            end = session.wait(TIMEOUT)
+            # Where the peer ended the session, the fault is noted at its end.
+            if end.code in FAULTS and not isinstance(end.error, muxado.RemoteGoneAway):
+                raise Wrong(f"a session ended with {end}")
+        except (Wrong, TimeoutError) as error:
             self.log.fail("session", error)
         session.close()
 
-    def _answer(self, session: muxado.Session, stream: muxado.Stream) -> None:
+    def _accept(self, listener: muxado.Listener) -> None:
+        threads = []
+        with contextlib.suppress(OSError):  # raised once the listener is closed
+            while True:
+                session, _ = listener.accept()
+                threads.append(threading.Thread(target=self.serve, args=(session,)))
+                threads[-1].start()
+        for thread in threads:
+            thread.join()
+
+    def _answer(self, stream: muxado.Stream) -> None:
         with stream:
             try:
                 answer(stream, random.Random())
             except (muxado.SessionClosed, ConnectionResetError, BrokenPipeError):
-                pass  # its opener went; what should have come it misses itself
+                pass  # the opener is gone; if that was wrong, it says so
             except Exception as error:
                 self.log.fail("answer", error)
 
     def _ask_back(self, session: muxado.Session) -> None:
         try:
             with session.open() as stream:
-                request(stream, DOWNLOAD, random.Random())
+                request(stream, Action.DOWNLOAD, random.Random())
             self.log.count("asked back")
         except muxado.Error:
-            pass  # the session may end at any time: nobody waits for this
+            pass  # the session may end at any time, since nothing waits for this stream
         except Exception as error:
             self.log.fail("ask back", error)
 
 
 @dataclasses.dataclass
-class Life:
-    """One session from its beginning to its end."""
+class Client:
+    """One session with the host, from its beginning to its end."""
 
     host: Host
     seed: int
@@ -185,18 +195,18 @@ class Life:
         rng = random.Random(self.seed)
         log = self.host.log
         kind, version = rng.choice(["tcp", "tls", "unix"]), rng.choice([1, 2])
-        end = rng.choice(ENDS)
-        where = f"life {self.seed}, {kind} version {version}, {end}"
+        end = rng.choice(ENDS_AFTER_USE + ENDS_DURING_USE)
+        where = f"session {self.seed}, {kind} version {version}, {end}"
         try:
-            session, knife = self.host.connect(kind, version)
+            session, sock = self.host.connect(kind, version)
         except Exception as error:
             log.fail(where, error)
             return
-        with knife:
+        with sock:
             serving = threading.Thread(target=self.host.serve, args=(session,))
             serving.start()
             try:
-                self._use(session, knife, end, rng, where)
+                self._use(session, sock, end, rng, where)
             except Exception as error:
                 log.fail(where, error)
             finally:
@@ -207,53 +217,55 @@ class Life:
     def _use(
         self,
         session: muxado.Session,
-        knife: socket.socket,
+        sock: socket.socket,
         end: str,
         rng: random.Random,
         where: str,
     ) -> None:
-        early = end not in ("close", "drain")
+        may_fail = end in ENDS_DURING_USE
         callers = rng.randint(1, 6)
-        shares = [rng.getrandbits(32) for _ in range(callers)]
+        count = self.operations // callers + 1
         threads = [
             threading.Thread(
                 target=self._call,
-                args=(session, random.Random(share), self.operations // callers + 1, early, where),
+                args=(session, random.Random(rng.getrandbits(32)), count, may_fail, where),
             )
-            for share in shares
+            for _ in range(callers)
         ]
         for thread in threads:
             thread.start()
-        if early:
+        if end in ENDS_DURING_USE:
             time.sleep(rng.random() * 0.3)
             if end == "close early":
                 session.close()
             elif end == "kill":
                 session.kill()
+            elif end == "connection cut":
+                sock.shutdown(socket.SHUT_RDWR)
             else:
-                knife.shutdown(socket.SHUT_RDWR if end == "cut" else socket.SHUT_WR)
+                sock.shutdown(socket.SHUT_WR)
         for thread in threads:
             thread.join()
-        if end == "drain" and not session.drain(GUARD):
-            raise Off(f"{session!r} does not drain")
+        if end == "drain" and not session.drain(TIMEOUT):
+            raise Wrong(f"{session!r} does not drain")
 
     def _call(
-        self, session: muxado.Session, rng: random.Random, count: int, early: bool, where: str
+        self, session: muxado.Session, rng: random.Random, count: int, may_fail: bool, where: str
     ) -> None:
         for _ in range(count):
-            deed = rng.randrange(len(DEEDS))
+            action = rng.choice(list(Action))
             try:
                 with session.open(priority=rng.randrange(3)) as stream:
-                    size = request(stream, deed, rng)
+                    size = request(stream, action, rng)
             except Exception as error:
-                # Wrong bytes are wrong even when the session ends in the middle of them.
+                # Wrong bytes are wrong even where the session ends in the middle of them.
                 ended = isinstance(error, muxado.Error) or (
                     isinstance(error, OSError) and error.errno == errno.ENOTCONN
                 )
-                if not (early and ended):
-                    self.host.log.fail(f"{where}, {DEEDS[deed]}", error)
+                if not (may_fail and ended):
+                    self.host.log.fail(f"{where}, {action.name}", error)
                 return
-            self.host.log.count(DEEDS[deed], size)
+            self.host.log.count(action.name, size)
 
 
 # What must not grow ---------------------------------------------------------------------------
@@ -261,7 +273,7 @@ class Life:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What the process has."""
+    """What the process holds."""
 
     memory: int  #: resident bytes
     threads: int
@@ -280,7 +292,7 @@ class Sample:
 
 
 def left_over(before: Sample, after: Sample) -> list[str]:
-    """What a round should have given back."""
+    """Say what a round has left behind."""
     return [
         f"{getattr(after, name)} {name}, before {getattr(before, name)}"
         for name in ("threads", "descriptors", "objects")
@@ -288,26 +300,31 @@ def left_over(before: Sample, after: Sample) -> list[str]:
     ]
 
 
-def grown(samples: Sequence[Sample]) -> str:
-    """Whether memory is higher at the end than at the middle, by more than it varies."""
+def grown(samples: Sequence[Sample]) -> list[str]:
+    """Say whether memory grew from the second third of the rounds to the last.
+
+    The first third does not count, since allocators and caches fill up. Memory varies from round
+    to round, so a tenth and 16 MiB more are no growth yet.
+    """
     if len(samples) < 12:
-        return ""
+        return []
     third = len(samples) // 3
     middle = max(sample.memory for sample in samples[third : 2 * third])
     last = max(sample.memory for sample in samples[2 * third :])
     if last > middle * 1.1 + 2**24:
-        return f"memory grew from {middle >> 20} to {last >> 20} MiB"
-    return ""
+        return [f"memory grew from {middle >> 20} to {last >> 20} MiB"]
+    return []
 
 
 # The command ----------------------------------------------------------------------------------
 
 
-def one_round(host: Host, rng: random.Random, lives: int, operations: int) -> Sample:
-    """So many sessions at once; returns what there was in the middle of it."""
+def one_round(host: Host, rng: random.Random, clients: int, operations: int) -> Sample:
+    """Run ``clients`` sessions at once; return what there was in the middle of it."""
     host.open()
     threads = [
-        threading.Thread(target=Life(host, rng.getrandbits(32), operations)) for _ in range(lives)
+        threading.Thread(target=Client(host, rng.getrandbits(32), operations))
+        for _ in range(clients)
     ]
     for thread in threads:
         thread.start()
@@ -320,13 +337,17 @@ def one_round(host: Host, rng: random.Random, lives: int, operations: int) -> Sa
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.robustness.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--minutes", type=float, help="for so long (1 unless --rounds is given)")
-    length.add_argument("--rounds", type=int, help="so many rounds, however long they take")
-    parser.add_argument("--lives", type=int, default=8, help="sessions of a round")
-    parser.add_argument("--operations", type=int, default=60, help="streams of a session")
-    parser.add_argument("--seed", type=int, default=None, help="of the first round")
+    length.add_argument("--minutes", type=float, default=1.0, help="how long (default: 1)")
+    length.add_argument("--rounds", type=int, help="how many rounds, however long they take")
+    parser.add_argument("--sessions", type=int, default=8, help="sessions in a round")
+    parser.add_argument("--operations", type=int, default=60, help="streams in a session")
+    parser.add_argument("--seed", type=int, help="of the first round (default: random)")
     return parser.parse_args(arguments)
 
 
@@ -334,34 +355,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     rounds = options.rounds
-    until = time.monotonic() + 60 * (1.0 if options.minutes is None else options.minutes)
+    begun = shown = time.monotonic()
+    deadline = begun + 60 * options.minutes
     print(f"seed {seed}, CPython {sys.version.split()[0]}")
     print(
         f"{'round':>6} {'minute':>7} {'streams':>9} {'MB':>9}   "
         "memory, threads, descriptors: busy, at rest"
     )
-    begun = shown = time.monotonic()
-    rests: list[Sample] = []
+    samples: list[Sample] = []
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="muxado-soak-") as directory:
         log = Log()
         host = Host(Path(directory), log)
         number = 0
-        while not wrong and (number < rounds if rounds else time.monotonic() < until):
-            faulthandler.dump_traceback_later(10 * GUARD, exit=True)
+        while not wrong and (number < rounds if rounds else time.monotonic() < deadline):
+            faulthandler.dump_traceback_later(10 * TIMEOUT, exit=True)
             gc.collect()
             before = Sample.now()
-            busy = one_round(host, random.Random(seed + number), options.lives, options.operations)
+            rng = random.Random(seed + number)
+            busy = one_round(host, rng, options.sessions, options.operations)
             gc.collect()
             rest = Sample.now()
             faulthandler.cancel_dump_traceback_later()
-            rests.append(rest)
+            samples.append(rest)
             number += 1
-            wrong = log.wrong + left_over(before, rest) + [text for text in [grown(rests)] if text]
+            wrong = log.wrong + left_over(before, rest) + grown(samples)
             now = time.monotonic()
-            if wrong or number in (1, rounds) or now > shown + 60 or now > until:
+            if wrong or number in (1, rounds) or now > shown + 60 or now > deadline:
                 shown = now
-                streams = sum(log.counts[name] for name in DEEDS)
+                streams = sum(log.counts[action.name] for action in Action)
                 print(
                     f"{number:6} {(now - begun) / 60:7.1f} {streams:9} {log.bytes / 1e6:9.0f}   "
                     f"{busy.memory >> 20} MiB {busy.threads} {busy.descriptors}, "
@@ -370,9 +392,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
     print("done: " + ", ".join(f"{count} {name}" for name, count in sorted(log.counts.items())))
     for text in wrong:
-        print(f"OFF: {text}")
+        print(f"WRONG: {text}")
     if wrong:
-        print(f"round {number}: again with --seed {seed + number - 1} --rounds 1")
+        print(f"round {number}: repeat it with --seed {seed + number - 1} --rounds 1")
     return 1 if wrong else 0
 
 

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.leaks``: open, use and close streams by the million, and watch what grows.
+"""``python -m tests.robustness.leaks``: open, use and close a million streams, and see what grows.
 
-Both ends live in this process and everything of a stream's life happens: SYN, bytes both ways,
-FIN both ways, or a reset, or an end by the garbage collector. After each part of the work the
-process is looked at; from the first look to the last nothing may have grown.
+Both ends are in this process. Each stream is opened, carries bytes both ways, and is closed, half
+closed, reset or left to the garbage collector. The process is measured at regular intervals; from
+the first measurement to the last nothing may grow.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 import muxado
 
-#: Bytes that the allocator may have come to hold for its own reasons.
+#: Bytes by which memory may grow, since the allocator does not give back all that is freed.
 SLACK = 2 * 2**20
 
 
-class Look(NamedTuple):
-    """What a process holds."""
+class Sample(NamedTuple):
+    """What the process holds."""
 
     memory: int  #: resident bytes
     threads: int
@@ -35,7 +35,7 @@ class Look(NamedTuple):
 
 
 def resident() -> int:
-    """Bytes of this process in memory; where the system does not tell, the most there ever were."""
+    """Bytes of this process in memory; where the system does not tell, the highest so far."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -45,7 +45,7 @@ def resident() -> int:
 
 
 def descriptors() -> int:
-    """How many descriptors are open."""
+    """How many descriptors are open; 0 where the system does not tell."""
     for directory in ("/proc/self/fd", "/dev/fd"):
         with contextlib.suppress(OSError):
             return len(os.listdir(directory))
@@ -69,12 +69,12 @@ class Churn:
                     stream.sendall(data)
 
     def run(self, count: int) -> None:
-        """The whole life of ``count`` streams, one after the other."""
+        """Open, use and end ``count`` streams, one after the other."""
         for number in range(count):
             stream = self.client.open()
             stream.sendall(b"question")
             if stream.recv(100) != b"question":
-                raise AssertionError("that was not the answer")
+                raise AssertionError("the answer differs from the question")
             kind = number % 8
             if kind == 1:
                 stream.reset()
@@ -83,21 +83,24 @@ class Churn:
             elif kind == 3:
                 stream.close_write()
                 if stream.recv(1):
-                    raise AssertionError("there was no more to come")
+                    raise AssertionError("bytes came behind the answer")
             elif kind == 4:
                 continue  # left to the garbage collector
             stream.close()
 
     def settle(self) -> None:
-        """Wait until both ends have heard of the end of every stream."""
+        """Wait until both ends know that every stream has ended."""
+        deadline = time.monotonic() + 30
         while self.client.stats().streams or self.server.stats().streams:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"streams are left: {self.client!r}, {self.server!r}")
             time.sleep(0.01)
 
-    def look(self) -> Look:
+    def sample(self) -> Sample:
         self.settle()
         gc.collect()
         streams = self.client.stats().streams + self.server.stats().streams
-        return Look(resident(), threading.active_count(), descriptors(), streams)
+        return Sample(resident(), threading.active_count(), descriptors(), streams)
 
     def close(self) -> None:
         self.client.close()
@@ -106,29 +109,29 @@ class Churn:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.leaks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.robustness.leaks", description=__doc__)
     parser.add_argument("--streams", type=int, default=1_000_000)
-    parser.add_argument("--looks", type=int, default=10)
+    parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--version", type=int, choices=(1, 2), default=2)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", ResourceWarning)
     churn = Churn(version=arguments.version)
-    looks: list[Look] = []
+    samples: list[Sample] = []
     print("   streams      seconds      MiB  threads  descriptors  in the tables", flush=True)
     start = time.monotonic()
-    for number in range(1, arguments.looks + 1):
-        churn.run(arguments.streams // arguments.looks)
-        looks.append(look := churn.look())
+    for number in range(1, arguments.samples + 1):
+        churn.run(arguments.streams // arguments.samples)
+        samples.append(sample := churn.sample())
         print(
-            f"{number * (arguments.streams // arguments.looks):10,d}"
-            f"{time.monotonic() - start:13.1f}{look.memory / 2**20:9.2f}"
-            f"{look.threads:9d}{look.descriptors:13d}{look.streams:15d}",
+            f"{number * (arguments.streams // arguments.samples):10,d}"
+            f"{time.monotonic() - start:13.1f}{sample.memory / 2**20:9.2f}"
+            f"{sample.threads:9d}{sample.descriptors:13d}{sample.streams:15d}",
             flush=True,
         )
     churn.close()
     grown = [
         name
-        for name, first, last in zip(Look._fields, looks[0], looks[-1], strict=True)
+        for name, first, last in zip(Sample._fields, samples[0], samples[-1], strict=True)
         if last > first + (SLACK if name == "memory" else 0)
     ]
     print("grown: " + (", ".join(grown) or "nothing"))
