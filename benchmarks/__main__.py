@@ -9,14 +9,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.certificate import NoCertificateError, make_certificate
 from benchmarks.others import OTHERS, BuildError
-from benchmarks.peers import MUXADO, PLAIN, Certificate, Peer
+from benchmarks.peers import MUXADO, PLAIN, OtherCheckout, Peer
 from benchmarks.plot import PlotError, plot
 from benchmarks.report import Report, about_this_run, load, rst, table
 from benchmarks.runner import LONGEST, BenchmarkError, Place, Result, measure
 from benchmarks.scenarios import SCENARIOS, Scenario
-from muxado.demo import OpenSSLMissing, make_certificate
 
+NONE = "none"  # instead of a peer's name, with --against
 QUICK_LONGEST = 0.6  # seconds of a round with --quick
 
 HEAD = """\
@@ -63,8 +64,15 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--peer",
         metavar="NAME",
         action="append",
-        choices=[peer.name for peer in (PLAIN, *OTHERS)],
+        choices=[*(peer.name for peer in (PLAIN, *OTHERS)), NONE],
         help="compare with this peer only, everywhere; may be repeated. One of %(choices)s",
+    )
+    parser.add_argument(
+        "--against",
+        metavar="PATH",
+        type=Path,
+        help="compare with the muxado in this other checkout too, in the same rounds; with "
+        f"--peer {NONE}, with nothing else",
     )
     parser.add_argument(
         "--quick",
@@ -77,6 +85,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be 1 or more")
+    if options.against is not None and not (options.against / "muxado/__init__.py").is_file():
+        parser.error(f"no muxado in {options.against}")
+    if NONE in (options.peer or ()) and (options.peer != [NONE] or options.against is None):
+        parser.error(f"--peer {NONE} is for --against, and excludes other peers")
     for pattern in options.only or ():
         if not fnmatch.filter(SCENARIOS, pattern):
             parser.error(f"no such scenario: {pattern!r}")
@@ -104,6 +116,8 @@ def chosen(options: argparse.Namespace) -> list[Scenario]:
 
 
 def wanted(peer: Peer, scenario: Scenario, options: argparse.Namespace) -> bool:
+    if isinstance(peer, OtherCheckout):
+        return True
     if options.peer:
         return peer.name in options.peer
     if peer is PLAIN:
@@ -130,15 +144,17 @@ class Run:
         place = Place(directory)
         if any(scenario.over == "tls" for scenario in scenarios):
             try:
-                certificate = Certificate(*map(str, make_certificate(directory)))
-                place = place._replace(certificate=certificate)
-            except OpenSSLMissing as error:
+                place = place._replace(certificate=make_certificate(directory))
+            except NoCertificateError as error:
                 if options.only:
                     raise BenchmarkError(str(error)) from error
                 self.skipped["all over TLS"] = str(error)
                 scenarios = [scenario for scenario in scenarios if scenario.over != "tls"]
+        candidates = [PLAIN, *OTHERS]
+        if options.against is not None:
+            candidates.insert(0, OtherCheckout(options.against))
         rivals = []
-        for peer in (PLAIN, *OTHERS):
+        for peer in candidates:
             if any(wanted(peer, scenario, options) for scenario in scenarios):
                 progress(f"{peer.name}: looking for it")
                 reason = peer.missing(directory)

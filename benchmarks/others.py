@@ -11,6 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from benchmarks.parts import Connect, Connection
 from benchmarks.peers import (
     MUXADO,
     PLAIN,
@@ -24,7 +25,6 @@ from benchmarks.peers import (
     listening_socket,
     no_delay,
 )
-from benchmarks.work import Connect, Connection
 
 GO_SOURCE = Path(__file__).resolve().parent / "go"
 GO_PATH = "/usr/share/gocode"  # where Debian puts the libraries

@@ -23,8 +23,9 @@ except ImportError:  # not a Unix
     resource = None  # type: ignore[assignment]
 
 import muxado
+from benchmarks.certificate import Certificate
+from benchmarks.parts import Connect, Connection
 from benchmarks.scenarios import Scenario
-from benchmarks.work import Connect, Connection
 
 Address = tuple[str, int] | str  # a string is the path of a Unix socket
 Accept = Callable[[], Connection]
@@ -33,13 +34,6 @@ Leave = Callable[[], None]
 _BACKLOG = 1024  # connections, or streams, that wait to be accepted
 #: More streams than the largest scenario needs.
 _LIMITS: dict[str, Any] = {"accept_backlog": _BACKLOG, "max_streams": 20_000}
-
-
-class Certificate(NamedTuple):
-    """File names; the certificate is for ``localhost``, and its own authority."""
-
-    cert: str
-    key: str
 
 
 class Job(NamedTuple):
@@ -103,12 +97,14 @@ class PythonPeer(Peer):
     #: The program of ``first_command``: as small as it can be, for what it imports counts.
     first_program: str
 
+    #: The command of a worker, before its arguments.
+    worker: tuple[str, ...] = (sys.executable, "-m", "benchmarks.worker")
+
     def server_command(self, job: Job) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.worker", "server", job.to_json()]
+        return [*self.worker, "server", job.to_json()]
 
     def client_command(self, job: Job, address: Address) -> list[str]:
-        end = [job.to_json(), json.dumps(address)]
-        return [sys.executable, "-m", "benchmarks.worker", "client", *end]
+        return [*self.worker, "client", job.to_json(), json.dumps(address)]
 
     def first_command(self, job: Job, address: Address) -> list[str]:
         place = [address] if isinstance(address, str) else [address[0], str(address[1])]
@@ -268,6 +264,26 @@ with session, session.open() as stream:
         else:
             session = muxado.dial_tls(address, context, server_hostname="localhost", **_LIMITS)
         return session.dial, session.close
+
+
+class OtherCheckout(Muxado):
+    """Streams of the muxado in another checkout; the work is that of this one's benchmarks."""
+
+    def __init__(self, checkout: Path) -> None:
+        checkout = checkout.resolve()
+        self.name = f"muxado at {checkout.name}"
+        path_first = f"import sys; sys.path.insert(0, {str(checkout)!r})\n"
+        # PYTHONPATH would not do: the current directory comes before it. Once the package
+        # `benchmarks` is imported its modules are found, whatever comes first on the path.
+        run = "from benchmarks.worker import main; main(sys.argv[1:])"
+        self.worker = (sys.executable, "-c", f"import benchmarks\n{path_first}{run}")
+        self.first_program = path_first + Muxado.first_program
+
+    def server_command(self, job: Job) -> list[str]:
+        return super().server_command(job._replace(peer=Muxado.name))
+
+    def client_command(self, job: Job, address: Address) -> list[str]:
+        return super().client_command(job._replace(peer=Muxado.name), address)
 
 
 def allow_many_files() -> None:

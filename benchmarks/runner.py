@@ -16,7 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.peers import Certificate, Job, Peer
+from benchmarks.certificate import Certificate
+from benchmarks.peers import Job, Peer
 from benchmarks.scenarios import Metric, Scenario
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -22,6 +22,7 @@ class Metric(NamedTuple):
 
 #: The one metric of most scenarios.
 EACH = Metric("seconds", each=True, scale=1, rate="/s")
+LATENCY = (Metric("p50", "median"), Metric("p99", "99th percentile"))
 BYTES = Metric("seconds", each=True, per=0, scale=1e-6, rate=" MB/s")
 
 
@@ -55,6 +56,38 @@ def _opens(callers: int, count: int, *, pool: bool = False) -> Scenario:
         workers=16 if pool else 0,
         everybody=not pool and callers < 256,
         quick=callers < 256,
+    )
+
+
+def _thinks(callers: int) -> Scenario:
+    return Scenario(
+        f"think-{callers}",
+        f"wait for an answer beyond the server's 0.5 to 2 ms; {callers} callers that pause",
+        "think",
+        800 * callers,
+        128 * callers,
+        LATENCY,
+        streams=callers,
+        everybody=True,
+        quick=callers == 8,
+    )
+
+
+def _pushes(readers: int) -> Scenario:
+    who = "1 reader that pauses" if readers == 1 else f"{readers} readers that pause"
+    return Scenario(
+        f"push-{readers}",
+        f"a message's time from send to receipt; {who}",
+        "push",
+        1_200 * readers,
+        200 * readers,
+        (
+            Metric("p50", "median"),
+            Metric("p99", "99th percentile, pauses not counted"),
+        ),
+        streams=readers,
+        everybody=True,
+        quick=readers == 8,
     )
 
 
@@ -141,12 +174,13 @@ _SCENARIOS = (
         2_000,
         250,
         (
-            Metric("p50", "median"),
-            Metric("p99", "99th percentile"),
+            *LATENCY,
             Metric("bulk", "the transfer meanwhile", per=MIB, scale=1e-6, rate=" MB/s"),
         ),
         everybody=True,
     ),
+    *(_thinks(callers) for callers in (2, 8, 32)),
+    *(_pushes(readers) for readers in (1, 8, 32)),
     Scenario(
         "idle",
         "10,000 idle: memory for each, both ends together",

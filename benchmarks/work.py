@@ -1,4 +1,4 @@
-"""The work, written once for all of Python's peers; ``go/work.go`` does the same in Go.
+"""The work, written once for all of Python's peers; ``go/`` does the same in Go.
 
 Each kind is a *client* that is given ``connect()``, an amount of work and a number of streams, and
 returns the figures of one round by name, and a *handler* that the server runs on each connection
@@ -10,161 +10,40 @@ from __future__ import annotations
 
 import functools
 import gc
-import queue
-import struct
-import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
-BLOCK = 2**20  # bytes in one sendall of bulk data
-READ = 256 * 1024  # bytes in the buffer that bulk data is received into
+from benchmarks.latency import (
+    latency_client,
+    latency_handler,
+    push_client,
+    push_handler,
+    think_client,
+    think_handler,
+)
+from benchmarks.parts import (
+    ACK,
+    MESSAGE,
+    WARM_UP,
+    Connect,
+    Connection,
+    Figures,
+    Kind,
+    echo,
+    expect_ack,
+    expect_end,
+    pour,
+    prepared,
+    receive_exactly,
+    receive_size,
+    send_size,
+    sink,
+    timed,
+    together,
+)
+
 REQUEST = 1024  # bytes sent and echoed by "open"
-MESSAGE = 64  # bytes in one message
-WARM_UP = 100  # round trips before the clock starts
-ACK = b"."
-PROBE, BULK = b"p", b"b"  # what a connection of "latency" is for
 KEEP, WEIGH = b"k", b"w"  # what is asked of the server of "idle"
-
-
-class Connection(Protocol):
-    """What the work needs of a socket, a TLS socket or a stream."""
-
-    def sendall(self, data: bytes | memoryview, /) -> None: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def recv_into(self, buffer: memoryview, /) -> int: ...
-    def close(self) -> None: ...
-
-
-Connect = Callable[[], Connection]
-Handler = Callable[[Connection], None]
-Figures = dict[str, float]
-Client = Callable[[Connect, int, int], Figures]
-
-
-class Kind(NamedTuple):
-    client: Client
-    handler: Handler
-    inline: bool = False  # the one who accepts handles too, and nobody closes
-
-
-# The parts ------------------------------------------------------------------------------------
-
-
-def receive_exactly(connection: Connection, size: int) -> bytes:
-    """``size`` bytes, or ``EOFError`` when the connection ends before."""
-    first = connection.recv(size)
-    if len(first) == size:
-        return first
-    data = bytearray(first)
-    while len(data) < size:
-        more = connection.recv(size - len(data)) if data else b""
-        if not more:
-            raise EOFError(f"the connection ended after {len(data)} of {size} bytes")
-        data += more
-    return bytes(data)
-
-
-def sink(connection: Connection, size: int) -> None:
-    """Receive ``size`` bytes into one buffer."""
-    buffer = memoryview(bytearray(READ))
-    left = size
-    while left:
-        got = connection.recv_into(buffer[:left] if left < READ else buffer)
-        if not got:
-            raise EOFError(f"the connection ended {left} bytes before its end")
-        left -= got
-
-
-def pour(connection: Connection, size: int) -> None:
-    """Send ``size`` bytes, a block at a time."""
-    block = memoryview(bytes(BLOCK))
-    for _ in range(size // BLOCK):
-        connection.sendall(block)
-    if size % BLOCK:
-        connection.sendall(block[: size % BLOCK])
-
-
-def send_size(connection: Connection, size: int) -> None:
-    connection.sendall(struct.pack(">Q", size))
-
-
-def receive_size(connection: Connection) -> int:
-    (size,) = struct.unpack(">Q", receive_exactly(connection, 8))
-    return int(size)
-
-
-def expect_ack(connection: Connection) -> None:
-    answer = receive_exactly(connection, 1)
-    if answer != ACK:
-        raise ValueError(f"{answer!r} came instead of the acknowledgement")
-
-
-def expect_end(connection: Connection) -> None:
-    extra = connection.recv(1)
-    if extra:
-        raise ValueError(f"{extra!r} came instead of the end")
-
-
-def echo(connection: Connection) -> None:
-    """Send back every byte by itself, to the end."""
-    while data := connection.recv(1):
-        connection.sendall(data)
-
-
-def round_trip(connection: Connection) -> None:
-    connection.sendall(b"x")
-    if connection.recv(1) != b"x":
-        raise EOFError("the echo did not come")
-
-
-def prepared(connect: Connect, size: int) -> Connection:
-    """A connection whose server knows that ``size`` bytes will come."""
-    connection = connect()
-    send_size(connection, size)
-    expect_ack(connection)
-    return connection
-
-
-def together(jobs: Iterable[Callable[[], None]]) -> float:
-    """Run every job in a thread of its own; seconds from the common start to the last end.
-
-    The first job that fails raises here at once; the process is about to end then.
-    """
-    todo = list(jobs)
-    ready = threading.Barrier(len(todo) + 1)
-    ends: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
-
-    def run(job: Callable[[], None]) -> None:
-        try:
-            ready.wait()
-            job()
-        except BaseException as error:  # handed to the thread that waits
-            ends.put(error)
-        else:
-            ends.put(None)
-
-    threads = [threading.Thread(target=run, args=(job,), daemon=True) for job in todo]
-    for thread in threads:
-        thread.start()
-    ready.wait()
-    start = time.perf_counter()
-    for _ in todo:
-        error = ends.get()
-        if error is not None:
-            raise error
-    seconds = time.perf_counter() - start
-    for thread in threads:
-        thread.join()
-    return seconds
-
-
-def timed(job: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
-
 
 # rtt: one byte there and back -----------------------------------------------------------------
 
@@ -301,64 +180,6 @@ def messages_client(connect: Connect, count: int, streams: int) -> Figures:
     return _each(connect, count // streams * streams * MESSAGE, streams, send)
 
 
-# latency: a round trip while bulk data goes the same way ----------------------------------------
-
-
-def latency_handler(connection: Connection) -> None:
-    if receive_exactly(connection, 1) == PROBE:
-        echo(connection)
-        return
-    buffer = memoryview(bytearray(READ))
-    while connection.recv_into(buffer):
-        pass
-
-
-def latency_client(connect: Connect, count: int, streams: int) -> Figures:
-    probe = connect()
-    probe.sendall(PROBE)
-    round_trip(probe)
-    bulk = connect()
-    bulk.sendall(BULK)
-    blocks = 0
-    flowing, stop = threading.Event(), threading.Event()
-
-    def flood() -> None:
-        nonlocal blocks
-        block = memoryview(bytes(BLOCK))
-        try:
-            while not stop.is_set():
-                bulk.sendall(block)
-                blocks += 1
-                flowing.set()
-        finally:
-            flowing.set()
-
-    times: list[float] = []
-    figures: Figures = {}
-
-    def ask() -> None:
-        flowing.wait()
-        try:
-            for _ in range(min(WARM_UP, count) // 10):
-                round_trip(probe)
-            before, start = blocks, time.perf_counter()
-            for _ in range(count):
-                begun = time.perf_counter()
-                round_trip(probe)
-                times.append(time.perf_counter() - begun)
-            sent, seconds = (blocks - before) * BLOCK, time.perf_counter() - start
-            # Half a block on the way at either end is as good as it gets.
-            figures["bulk"] = seconds / max(sent, BLOCK // 2)
-        finally:
-            stop.set()
-
-    together([flood, ask])
-    bulk.close()
-    probe.close()
-    times.sort()
-    return {"p50": times[count // 2], "p99": times[count * 99 // 100], **figures}
-
-
 # idle: what a connection costs that does nothing ------------------------------------------------
 
 
@@ -427,6 +248,8 @@ KINDS: dict[str, Kind] = {
     "both": Kind(both_client, both_handler),
     "messages": Kind(messages_client, messages_handler),
     "latency": Kind(latency_client, latency_handler),
+    "think": Kind(think_client, think_handler),
+    "push": Kind(push_client, push_handler),
     "idle": Kind(idle_client, idle_handler, inline=True),
     # Its clients are programs of their own: see Peer.first_command().
     "start": Kind(rtt_client, echo),

@@ -26,8 +26,9 @@ import traceback
 from typing import NoReturn
 
 from benchmarks.others import PEERS
+from benchmarks.parts import Connection, Handler
 from benchmarks.peers import Accept, Address, Job, PythonPeer, allow_many_files
-from benchmarks.work import KINDS, Connection, Handler
+from benchmarks.work import KINDS
 
 
 def say(**fields: object) -> None:

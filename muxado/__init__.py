@@ -5,6 +5,7 @@ A :class:`Session` owns one connection and does what a listening socket does; th
 """
 
 from muxado.config import Config
+from muxado.dialing import dial, dial_tls
 from muxado.errors import (
     EnhanceYourCalm,
     Error,
@@ -19,7 +20,7 @@ from muxado.errors import (
     StreamReset,
     StreamsExhausted,
 )
-from muxado.listener import Listener, dial, dial_tls, listen, listen_tls
+from muxado.listener import Listener, listen, listen_tls
 from muxado.protocol import SessionEnd
 from muxado.session import Session, SessionStats, client, server
 from muxado.stream import Stream

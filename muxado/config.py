@@ -7,6 +7,10 @@ from typing import Any, NamedTuple
 
 __all__ = ["MAX_WINDOW", "VERSIONS", "Config", "Version"]
 
+#: The longest that a lock can wait, in seconds: ``threading.TIMEOUT_MAX``, which this pure module
+#: must not import. (In nanoseconds it has to fit 64 bits.)
+MAX_SECONDS = 2**63 // 10**9
+
 #: The largest window that the wire can express, in bytes.
 MAX_WINDOW = 2**31 - 1
 
@@ -123,6 +127,8 @@ def _check_seconds(name: str, value: float | None, *, positive: bool) -> None:
         raise TypeError(f"{name} must be a number of seconds, not {type(value).__name__}")
     if not (value > 0 if positive else value >= 0) or value == float("inf"):
         raise ValueError(f"{name} must be a {'positive' if positive else 'non-negative'} number")
+    if value > MAX_SECONDS:
+        raise OverflowError(f"{name} must be at most {MAX_SECONDS} seconds")
 
 
 def _check_count(name: str, value: int, least: int, most: int | None = None) -> None:

@@ -110,11 +110,12 @@ class RemoteGoneAway(Error, ConnectionRefusedError):
     _code = ErrorCode.REMOTE_GONE_AWAY
 
 
-class HeartbeatTimeout(SessionClosed, TimeoutError):
-    """The session ended because the peer fell silent."""
+class HeartbeatTimeout(SessionClosed):
+    """The session ended because the peer fell silent.
 
-    _errno = errno.ETIMEDOUT
-    _code = ErrorCode.SESSION_CLOSED
+    It is no ``TimeoutError``: programs that wait in a loop take one to mean "ask again", and would
+    ask a dead session for ever.
+    """
 
 
 class ProtocolError(SessionClosed):
@@ -131,7 +132,7 @@ class FrameSizeError(ProtocolError):
 
 
 class EnhanceYourCalm(ProtocolError):
-    """The session ended because the peer made this side owe or hold more than is sane."""
+    """The session ended because the peer made this side send or keep more than is reasonable."""
 
     _code = ErrorCode.ENHANCE_YOUR_CALM
 

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import io
 import socket
-from typing import Any
+import time
+import weakref
+from typing import Any, BinaryIO
 
-__all__ = ["StreamIO", "make_file"]
+__all__ = ["StreamIO", "flush_all", "make_file", "send_file"]
+
+#: Every file that buffers what is written to it, with the raw file below it.
+_writers: weakref.WeakKeyDictionary[Any, StreamIO] = weakref.WeakKeyDictionary()
+
+
+#: Bytes that sendfile() reads from a file at a time.
+_FILE_PART = 131072
 
 
 class StreamIO(socket.SocketIO):
@@ -18,14 +27,23 @@ class StreamIO(socket.SocketIO):
     """
 
     _sock: Any
+    #: A write is under way, during which the file above is locked.
+    writing = False
+
+    def write(self, data: Any) -> int | None:
+        self.writing = True
+        try:
+            return super().write(data)
+        finally:
+            self.writing = False
 
     def _dealloc_warn(self, source: object) -> None:
         # What `io` calls before it flushes in a finalizer, for a raw file to warn of its own.
-        self.write = self._bequeath  # type: ignore[assignment,method-assign]
+        self.write = self._leave  # type: ignore[method-assign]
 
-    def _bequeath(self, data: Any) -> int:
+    def _leave(self, data: Any) -> int:
         left = bytes(data)
-        self._sock._bequeath(left)
+        self._sock._leave(left)
         return len(left)
 
 
@@ -74,9 +92,60 @@ def make_file(
         file = _Pair(raw, size)
     else:
         file = (io.BufferedReader if reads else io.BufferedWriter)(raw, size)
-    if "b" in mode:
-        return file
-    chosen: str = io.text_encoding(encoding, 3)  # type: ignore[attr-defined]
-    text = io.TextIOWrapper(file, chosen, errors, newline)
-    text.mode = mode  # type: ignore[misc]
-    return text
+    if "b" not in mode:
+        chosen: str = io.text_encoding(encoding, 3)  # type: ignore[attr-defined]
+        file = io.TextIOWrapper(file, chosen, errors, newline)
+        file.mode = mode
+    if writes:
+        _writers[file] = raw
+    return file
+
+
+def flush_all(deadline: float) -> None:
+    """At the interpreter's exit: send what is still buffered, until ``deadline`` (monotonic).
+
+    A socket's file does so in its finalizer, but a stream's is finalized too late for that: its
+    session has said goodbye by then.
+    """
+    for reference in _writers.keyrefs():
+        file = reference()
+        if file is None or file.closed:
+            continue
+        raw = _writers[file]
+        try:
+            # Before the look at `writing`: a write that begins behind that look ends in time.
+            raw._sock.settimeout(max(0.001, deadline - time.monotonic()))
+            if not raw.writing:
+                file.flush()
+        except (OSError, ValueError):
+            pass  # the stream or its session has ended, or the peer takes no more
+
+
+def send_file(stream: Any, file: BinaryIO, offset: int, count: int | None) -> int:
+    """What ``stream.sendfile()`` does; returns the bytes sent."""
+    if "b" not in getattr(file, "mode", "b"):
+        raise ValueError("file should be opened in binary mode")
+    if count is not None:
+        if not isinstance(count, int):
+            raise TypeError(f"count must be a positive integer (got {count!r})")
+        if count <= 0:
+            raise ValueError(f"count must be a positive integer (got {count!r})")
+    if stream.gettimeout() == 0:
+        raise ValueError("non-blocking sockets are not supported")
+    if offset:
+        file.seek(offset)
+    total = 0
+    try:
+        while count is None or total < count:
+            part = file.read(_FILE_PART if count is None else min(_FILE_PART, count - total))
+            if not part:
+                break
+            view = memoryview(part)
+            while view:
+                sent = stream.send(view)
+                view = view[sent:]
+                total += sent
+    finally:
+        if total and hasattr(file, "seek"):
+            file.seek(offset + total)
+    return total

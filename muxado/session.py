@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from muxado import transport
+from muxado.arguments import check_int, check_option, check_timeout, option
 from muxado.config import Config
-from muxado.engine import Engine, describe, os_error
+from muxado.debug import describe
+from muxado.engine import Engine, os_error
 from muxado.errors import ErrorCode, SessionClosed
 from muxado.protocol import MAX_PRIORITY, SessionEnd
 from muxado.readiness import Readiness
-from muxado.stream import Stream, check_int, check_option, check_timeout, option
+from muxado.stream import Stream
 from muxado.wire.base import MAX_DEBUG
 
 if TYPE_CHECKING:
@@ -55,6 +57,39 @@ class SessionStats:
     heartbeats_sent: int  #: heartbeats asked for
     heartbeats_answered: int  #: and answered
     flood_budget: int  #: useless frames that the peer may still send at once, now
+    rescues: int  #: how often the reader thread found somebody waiting and nobody reading
+
+
+def _stats(engine: Engine) -> SessionStats:
+    core, reading, writing, keepalive = (
+        engine.core,
+        engine.reading,
+        engine.writing,
+        engine.keepalive,
+    )
+    protocol, jam = core.protocol, writing.jam
+    with core.lock:
+        return SessionStats(
+            streams=protocol.in_use,
+            backlog=len(protocol.backlog),
+            opened=protocol.opened,
+            accepted=protocol.accepted,
+            refused=protocol.refused,
+            reset=protocol.broken_off,
+            bytes_received=reading.received,
+            bytes_sent=writing.sent,
+            frames_received=protocol.codec.frames,
+            frames_sent=protocol.frames_sent,
+            ignored_frames=protocol.ignored_frames,
+            buffered=protocol.buffered,
+            stalled=protocol.stalled,
+            stalls=engine.sender.stalls,
+            write_wait=writing.jam_time + (0.0 if jam is None else time.monotonic() - jam[0]),
+            heartbeats_sent=keepalive.questions,
+            heartbeats_answered=keepalive.answers,
+            flood_budget=protocol.budget.left,
+            rescues=engine.rescues,
+        )
 
 
 class Session:
@@ -94,18 +129,18 @@ class Session:
         if priority is not _DEFAULT or stream_type is not _DEFAULT:
             check_int("priority", priority, MAX_PRIORITY)
             check_int("stream_type", stream_type, 0xFFFFFFFF)
-            codec = self._engine.protocol.codec
+            codec = self._engine.core.protocol.codec
             if stream_type and not codec.carries_types:
                 raise ValueError("this session carries no stream types: it is not typed")
             if stream_type >= codec.reserved_types:
                 raise ValueError(f"stream types from {codec.reserved_types:#x} up are reserved")
-        return self._stream(self._engine.open(priority, stream_type, fin))
+        return self._stream(self._engine.streams.open(priority, stream_type, fin))
 
     def _stream(self, state: StreamState) -> Stream:
         try:
             return Stream(self, self._engine, state)
         except BaseException:
-            self._engine.drop(state)  # an exception from outside: nobody will have it
+            self._engine.streams.drop(state)  # an exception from outside: nobody will have it
             raise
 
     def dial(self, address: Any = None, timeout: Any = None, source_address: Any = None) -> Stream:
@@ -128,7 +163,7 @@ class Session:
         timeout = self._timeout
         deadline = time.monotonic() + timeout if timeout else timeout
         address = self.getpeername()  # before: an exception behind accept() would cost the stream
-        return self._stream(self._engine.accept(deadline)), address
+        return self._stream(self._engine.receiver.accept(deadline)), address
 
     def __iter__(self) -> Iterator[Stream]:
         """Yield the peer's streams as they come, until the session ends."""
@@ -157,19 +192,20 @@ class Session:
         served = threading.Event()
 
         def stop() -> None:
-            self._engine.await_told(served.is_set)
+            self._engine.wait_told(served.is_set)
             if not served.is_set():
                 server.shutdown()
 
         stopper = threading.Thread(target=stop, name="muxado-serve", daemon=True)
+        core, receiver = self._engine.core, self._engine.receiver
+        receiver.serving = True
         stopper.start()
-        self._engine.serving = True
         try:
             server.serve_forever()
         finally:
-            self._engine.serving = False
+            receiver.serving = False
             served.set()
-            self._engine.nudge_watchers()
+            core.section(core.watchers.wake_all)
             stopper.join()
 
     # The end.
@@ -217,16 +253,16 @@ class Session:
     @property
     def closed(self) -> bool:
         """Whether the session is over."""
-        return self._engine.death is not None
+        return self._engine.core.end is not None
 
     @property
     def latency(self) -> float | None:
         """The last heartbeat's round trip in seconds, ``None`` before the first."""
-        return self._engine.latency
+        return self._engine.keepalive.latency
 
     def stats(self) -> SessionStats:
         """The session's counters."""
-        return SessionStats(**self._engine.counters())
+        return _stats(self._engine)
 
     def __enter__(self) -> Session:
         return self
@@ -240,13 +276,15 @@ class Session:
         self.close()
 
     def __del__(self) -> None:
-        # Whatever thread holds whatever lock: nothing here may wait. See Engine.abandon().
+        # Whatever thread holds whatever lock: nothing here may wait. See Core.note().
         engine = getattr(self, "_engine", None)
-        if engine is None or self._closed:
+        if engine is None:
             return
-        engine.abandon()
-        if engine.death is None:
-            text = f"unclosed session {engine.name}"  # its repr would take the lock
+        if engine.core.session_poller is not None:
+            engine.streams.unpin()
+        if not self._closed and engine.core.end is None:
+            engine.close_elsewhere()
+            text = f"unclosed session {engine.core.name}"  # its repr would take the lock
             warnings.warn(text, ResourceWarning, source=self, stacklevel=2)
 
     # What makes it a listening socket.
@@ -262,9 +300,19 @@ class Session:
 
         That is a stream, or once the end of the session. -1 once it is closed by this side.
         """
-        if self._closed and self._engine.death is not None:
+        engine = self._engine
+        core = engine.core
+        if self._closed and core.end is not None and not self._engine.receiver.serving:
             return -1
-        return self._engine.session_fileno(Readiness)
+        poller = core.session_poller
+        if poller is None:
+            made = Readiness(engine.receiver.acceptable, None)
+            poller = engine.streams.pin(None, made)
+            if poller is not made:
+                made.close()  # another thread was first
+            poller.sync()
+        fd: int = poller.fileno()
+        return fd
 
     def settimeout(self, value: float | None, /) -> None:
         """Seconds that :meth:`accept` waits; ``None`` for ever, 0 not at all."""
@@ -317,9 +365,9 @@ class Session:
     def __repr__(self) -> str:
         # Never blocks and never raises: it may be what tells why a program hangs.
         engine = self._engine
-        peer = engine.transport.getpeername() if engine.transport.polled else None
+        peer = engine.transport.getpeername()
         text = f" with {peer}" if peer else ""
-        return f"<muxado.Session {engine.name}{text}: {describe(engine)}>"
+        return f"<muxado.Session {engine.core.name}{text}: {describe(engine)}>"
 
     def __getstate__(self) -> None:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")

@@ -10,32 +10,33 @@ import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from muxado.engine import Engine, describe_stream, os_error
+from muxado.arguments import (
+    MSG_DONTWAIT,
+    MSG_PEEK,
+    MSG_WAITALL,
+    RECV_FLAGS,
+    SEND_FLAGS,
+    bytes_of,
+    check_flags,
+    check_int,
+    check_option,
+    check_timeout,
+    option,
+    release,
+    writable_bytes_of,
+)
+from muxado.debug import describe_stream
+from muxado.engine import Engine, os_error
 from muxado.errors import ErrorCode
-from muxado.files import make_file
+from muxado.files import make_file, send_file
 from muxado.protocol import MAX_PRIORITY
 from muxado.readiness import Readiness
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from muxado.protocol import StreamState
     from muxado.session import Session
 
-__all__ = ["Stream", "check_int", "check_option", "check_timeout", "option"]
-
-# Plain ints: an operation on the enum's members costs more than all the rest of a send.
-_MSG_DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0x40))
-_MSG_NOSIGNAL = int(getattr(socket, "MSG_NOSIGNAL", 0))
-_MSG_PEEK, _MSG_WAITALL = int(socket.MSG_PEEK), int(socket.MSG_WAITALL)
-_SEND_FLAGS = _MSG_DONTWAIT | _MSG_NOSIGNAL
-_RECV_FLAGS = _MSG_PEEK | _MSG_WAITALL | _MSG_DONTWAIT | _MSG_NOSIGNAL
-
-#: Seconds in the 2**63 nanoseconds that a time-out of CPython's may have.
-_MAX_TIMEOUT = 2**63 / 1e9
-
-#: Bytes that sendfile() reads from a file at a time.
-_FILE_PART = 131072
+__all__ = ["Stream"]
 
 
 class Stream:
@@ -77,14 +78,14 @@ class Stream:
 
     @priority.setter
     def priority(self, value: int) -> None:
-        self._engine.prioritise(self._state, check_int("priority", value, MAX_PRIORITY))
+        self._engine.streams.prioritise(self._state, check_int("priority", value, MAX_PRIORITY))
 
     def reset(self, code: int = ErrorCode.STREAM_CANCELLED) -> None:
         """End both directions at once; the peer's calls raise ``StreamReset`` with ``code``.
 
         Bytes under way and bytes received but not read are dropped.
         """
-        self._engine.reset(self._state, check_int("code", code, 0xFFFFFFFF))
+        self._engine.streams.reset(self._state, check_int("code", code, 0xFFFFFFFF))
 
     def close_write(self) -> None:
         """``shutdown(SHUT_WR)``: the peer reads to the end of file."""
@@ -94,45 +95,46 @@ class Stream:
 
     def send(self, data: Any, flags: int = 0, /) -> int:
         if flags:
-            _check_flags(flags, _SEND_FLAGS)
-        view = data if type(data) is bytes else _bytes_of(data)
-        if self._closed:
-            self._check_open()
-        if not view:
-            self._engine.check_writable(self._state)
-            return 0
-        timeout = self._timeout
+            check_flags(flags, SEND_FLAGS)
+        view = data if type(data) is bytes else bytes_of(data)
         try:
-            if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
-                return self._engine.write_now(self._state, memoryview(view))
+            if self._closed:
+                self._check_open()
+            if not view:
+                self._engine.sender.check_writable(self._state)
+                return 0
+            timeout = self._timeout
+            if timeout == 0 or (flags and flags & MSG_DONTWAIT):
+                return self._engine.sender.send_now(self._state, view)
             deadline = None if timeout is None else time.monotonic() + timeout
-            return self._engine.write(self._state, view, deadline, False)
+            return self._engine.sender.send(self._state, view, deadline, False, False)
         finally:
-            _release(view)
+            release(view)
 
     def sendall(self, data: Any, flags: int = 0, /) -> None:
         if type(data) is bytes and data and self._timeout is None and not (flags or self._closed):
-            self._engine.write(self._state, data, None, True)
+            self._engine.sender.send(self._state, data, None, True, False)
             return
         if flags:
-            _check_flags(flags, _SEND_FLAGS)
-        view = data if type(data) is bytes else _bytes_of(data)
-        if self._closed:
-            self._check_open()
-        if not view:
-            self._engine.check_writable(self._state)
-            return
-        timeout = self._timeout
+            check_flags(flags, SEND_FLAGS)
+        view = data if type(data) is bytes else bytes_of(data)
         try:
-            if timeout == 0 or (flags and flags & _MSG_DONTWAIT):
+            if self._closed:
+                self._check_open()
+            if not view:
+                self._engine.sender.check_writable(self._state)
+                return
+            timeout = self._timeout
+            if timeout == 0 or (flags and flags & MSG_DONTWAIT):
                 done = 0
                 while done < len(view):
-                    done += self._engine.write_now(self._state, memoryview(view)[done:])
+                    with memoryview(view)[done:] as part:
+                        done += self._engine.sender.send_now(self._state, part)
                 return
             deadline = None if timeout is None else time.monotonic() + timeout
-            self._engine.write(self._state, view, deadline, True)
+            self._engine.sender.send(self._state, view, deadline, True, False)
         finally:
-            _release(view)
+            release(view)
 
     def sendmsg(
         self, buffers: Iterable[Any], ancdata: Iterable[Any] = (), flags: int = 0, *_: Any
@@ -144,32 +146,7 @@ class Stream:
 
     def sendfile(self, file: BinaryIO, offset: int = 0, count: int | None = None) -> int:
         """Send a file opened in binary mode; returns the bytes sent, as ``socket.sendfile``."""
-        if "b" not in getattr(file, "mode", "b"):
-            raise ValueError("file should be opened in binary mode")
-        if count is not None:
-            if not isinstance(count, int):
-                raise TypeError(f"count must be a positive integer (got {count!r})")
-            if count <= 0:
-                raise ValueError(f"count must be a positive integer (got {count!r})")
-        if self._timeout == 0:
-            raise ValueError("non-blocking sockets are not supported")
-        if offset:
-            file.seek(offset)
-        total = 0
-        try:
-            while count is None or total < count:
-                part = file.read(_FILE_PART if count is None else min(_FILE_PART, count - total))
-                if not part:
-                    break
-                view = memoryview(part)
-                while view:
-                    sent = self.send(view)
-                    view = view[sent:]
-                    total += sent
-        finally:
-            if total and hasattr(file, "seek"):
-                file.seek(offset + total)
-        return total
+        return send_file(self, file, offset, count)
 
     # Receiving.
 
@@ -183,33 +160,26 @@ class Stream:
             return self._recv_with_flags(bufsize, flags)
         if not bufsize:
             return b""
-        return self._engine.receive(self._state, bufsize, self._deadline())
+        return self._engine.receiver.receive(self._state, bufsize, self._deadline())
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
-        view = memoryview(buffer)
-        if view.readonly:
-            raise TypeError("recv_into() argument must be a read-write bytes-like object")
-        view = view.cast("B")
-        nbytes = operator.index(nbytes)
-        if nbytes < 0:
-            raise ValueError("negative buffersize in recv_into")
-        if nbytes > len(view):
-            raise ValueError("nbytes is greater than the length of the buffer")
-        if nbytes:
-            view = view[:nbytes]
-        self._check_open()
+        view = writable_bytes_of(buffer)
         try:
+            nbytes = operator.index(nbytes)
+            if nbytes < 0:
+                raise ValueError("negative buffersize in recv_into")
+            if nbytes > len(view):
+                raise ValueError("nbytes is greater than the length of the buffer")
+            if nbytes:
+                view = view[:nbytes]
+            self._check_open()
             if flags:
                 data = self._recv_with_flags(len(view), flags)
                 view[: len(data)] = data
                 return len(data)
             if not view:
                 return 0
-            state = self._state
-            copy, deadline = state.copy_into, self._deadline()
-            if state.buffered:
-                return self._engine.read_at_once(state, copy, view, 0, deadline, into=view)
-            return self._engine.read(state, copy, view, 0, deadline, into=view)
+            return self._engine.receiver.receive_into(self._state, view, self._deadline())
         finally:
             view.release()
 
@@ -225,31 +195,29 @@ class Stream:
         return self.recv(bufsize, flags), [], 0, None
 
     def _recv_with_flags(self, bufsize: int, flags: int) -> bytes:
-        _check_flags(flags, _RECV_FLAGS)
-        state, engine = self._state, self._engine
-        deadline = 0.0 if flags & _MSG_DONTWAIT else self._deadline()
+        check_flags(flags, RECV_FLAGS)
+        state, receiver = self._state, self._engine.receiver
+        deadline = 0.0 if flags & MSG_DONTWAIT else self._deadline()
         if not bufsize:
             return b""
-        if flags & _MSG_PEEK:
+        if flags & MSG_PEEK:
             # A message larger than what the peer has been granted never lies here whole.
             window = state.receive
-            least = min(bufsize, window.size - window.read) if flags & _MSG_WAITALL else 1
+            least = min(bufsize, window.size - window.read) if flags & MSG_WAITALL else 1
             try:
-                return engine.read(
-                    state, state.peek, bufsize, b"", deadline, least=least, keep=True
-                )
+                return receiver.peek(state, bufsize, deadline, least)
             except (TimeoutError, BlockingIOError):
                 if least == 1:
                     raise
-            return engine.read(state, state.peek, bufsize, b"", 0.0, keep=True)
-        if not flags & _MSG_WAITALL:
-            return engine.read(state, state.peek, bufsize, b"", deadline)
+            return receiver.peek(state, bufsize, 0.0)
+        if not flags & MSG_WAITALL:
+            return receiver.receive(state, bufsize, deadline)
         # A whole message may be larger than the window, so it is taken as it comes.
         parts: list[bytes] = []
         left = bufsize
         while left:
             try:
-                part = engine.read(state, state.peek, left, b"", deadline)
+                part = receiver.receive(state, left, deadline)
             except OSError:
                 if not parts:
                     raise
@@ -268,9 +236,9 @@ class Stream:
             raise os_error(errno.EINVAL)
         self._check_open()
         if how != socket.SHUT_WR:
-            self._engine.hush(self._state)
+            self._engine.streams.shut_read(self._state)
         if how != socket.SHUT_RD:
-            self._engine.end(self._state)
+            self._engine.streams.end(self._state)
 
     def close(self) -> None:
         """Close for good, once every file of ``makefile()`` is closed too. Never waits."""
@@ -281,7 +249,7 @@ class Stream:
     def _close_now(self) -> None:
         readiness, self._readiness = self._readiness, None
         if not self._state.closed:
-            self._engine.close_stream(self._state)
+            self._engine.streams.close(self._state)
         if readiness is not None:
             readiness.close()
 
@@ -291,12 +259,12 @@ class Stream:
         if self._closed and self._io_refs <= 0 and not self._state.closed:
             # A file's finalizer may call this in a thread that is inside any session.
             self._readiness = None
-            self._engine.drop(self._state)
+            self._engine.streams.drop(self._state)
 
-    def _bequeath(self, data: bytes) -> None:
-        """Bytes that a file's finalizer leaves; see ``Engine.bequeath``."""
+    def _leave(self, data: bytes) -> None:
+        """Bytes that a file's finalizer leaves to be sent."""
         if not self._state.closed:
-            self._engine.bequeath(self._state, data)
+            self._engine.streams.leave(self._state, data)
 
     def detach(self) -> int:
         """A stream has no descriptor of its own to give away."""
@@ -305,25 +273,20 @@ class Stream:
     def __enter__(self) -> Stream:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if not self._closed:
             self.close()
 
     def __del__(self) -> None:
-        # Whatever thread holds whatever lock: nothing here may wait. See Engine.drop().
+        # Whatever thread holds whatever lock: nothing here may wait. See Core.note().
         try:
             state = self._state
         except AttributeError:  # it was never whole
             return
         if state.closed:
             return
-        self._engine.drop(state)
-        if not self._closed and self._engine.death is None:
+        self._engine.streams.drop(state)
+        if not self._closed and self._engine.core.end is None:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
 
     def makefile(
@@ -350,8 +313,9 @@ class Stream:
         readiness = self._readiness
         if readiness is None:
             engine, state = self._engine, self._state
-            made = Readiness(lambda: engine.readable(state), lambda: engine.writable(state))
-            readiness = engine.pin(state, made)
+            receiver, sender = engine.receiver, engine.sender
+            made = Readiness(lambda: receiver.readable(state), lambda: sender.writable(state))
+            readiness = engine.streams.pin(state, made)
             if readiness is not made or state.closed:  # another thread was first
                 made.close()
             if state.closed:
@@ -413,7 +377,7 @@ class Stream:
 
     def __repr__(self) -> str:
         engine, state = self._engine, self._state
-        return f"<muxado.Stream {state.id} of {engine.name}: {describe_stream(engine, state)}>"
+        return f"<muxado.Stream {state.id} of {engine.core.name}: {describe_stream(engine, state)}>"
 
     def __getstate__(self) -> None:
         raise TypeError(f"cannot pickle {type(self).__name__!r} object")
@@ -425,68 +389,3 @@ class Stream:
     def _deadline(self) -> float | None:
         timeout = self._timeout
         return time.monotonic() + timeout if timeout else timeout
-
-
-def check_int(name: str, value: int, most: int) -> int:
-    """``value``, if it is an int from 0 to ``most``."""
-    number = operator.index(value)
-    if not 0 <= number <= most:
-        raise ValueError(f"{name} must be from 0 to {most:#x}, not {number}")
-    return number
-
-
-def check_timeout(value: float | None) -> float | None:
-    """A time-out as ``socket.settimeout`` takes it."""
-    if value is None:
-        return None
-    if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):
-        raise TypeError(f"'{type(value).__name__}' object cannot be interpreted as a number")
-    seconds = float(value)
-    if seconds > _MAX_TIMEOUT:
-        raise OverflowError("timestamp too large to convert to C PyTime_t")
-    if not seconds >= 0:
-        raise ValueError("Timeout value out of range")
-    return seconds
-
-
-def check_option(level: int, optname: int, value: tuple[Any, ...]) -> None:
-    """Complain as ``setsockopt`` does about arguments of the wrong kind."""
-    operator.index(level)
-    operator.index(optname)
-    if len(value) == 2 and value[0] is None:
-        operator.index(value[1])
-    elif len(value) != 1:
-        raise TypeError(f"setsockopt takes 3 or 4 arguments, not {2 + len(value)}")
-    elif not isinstance(value[0], (bytes, bytearray, memoryview)):
-        operator.index(value[0])
-
-
-def option(sock: Any, level: int, optname: int, buflen: int, *, listening: bool) -> int | bytes:
-    """``getsockopt`` where there is no socket below: what is true of any stream, else 0."""
-    value = 0
-    if level == socket.SOL_SOCKET:
-        if optname == socket.SO_TYPE:
-            value = socket.SOCK_STREAM
-        elif optname == getattr(socket, "SO_ACCEPTCONN", -1):
-            value = int(listening)
-        elif optname == getattr(socket, "SO_DOMAIN", -1):
-            value = int(sock.family)
-    return value.to_bytes(4, "little")[:buflen] if buflen else value
-
-
-def _bytes_of(data: Any) -> memoryview:
-    if isinstance(data, str):
-        raise TypeError("a bytes-like object is required, not 'str'")
-    view = memoryview(data)
-    return view if view.format == "B" and view.ndim == 1 and view.contiguous else view.cast("B")
-
-
-def _release(view: bytes | memoryview) -> None:
-    # Or an exception that somebody keeps would keep the caller's buffer from being resized.
-    if isinstance(view, memoryview):
-        view.release()
-
-
-def _check_flags(flags: int, known: int) -> None:
-    if flags & ~known:
-        raise os_error(errno.EOPNOTSUPP)

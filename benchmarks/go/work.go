@@ -11,7 +11,6 @@ import (
 	"net"
 	"os"
 	"runtime/debug"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +24,6 @@ const (
 	messageSize = 64
 	warmUp      = 100
 	ack         = '.'
-	probeStream = 'p'
 	keepStream  = 'k'
 	weighStream = 'w'
 )
@@ -46,6 +44,8 @@ var kinds = map[string]kind{
 	"both":     {bothClient, bothHandler, false},
 	"messages": {messagesClient, messagesHandler, false},
 	"latency":  {latencyClient, latencyHandler, false},
+	"think":    {thinkClient, thinkHandler, false},
+	"push":     {pushClient, pushHandler, false},
 	"idle":     {idleClient, idleHandler, true},
 	"start":    {rttClient, echo, false},
 }
@@ -304,80 +304,6 @@ func messagesClient(connect connect, count, streams int) figures {
 		}
 		expectAck(c)
 	})
-}
-
-// latency
-
-func latencyHandler(c net.Conn) {
-	if receive(c, 1)[0] == probeStream {
-		echo(c)
-		return
-	}
-	buffer := make([]byte, readSize)
-	for {
-		if _, err := c.Read(buffer); err == io.EOF {
-			return
-		} else {
-			check(err)
-		}
-	}
-}
-
-func latencyClient(connect connect, count, streams int) figures {
-	probe := connect()
-	send(probe, []byte{probeStream})
-	roundTrip(probe)
-	bulk := connect()
-	send(bulk, []byte{'b'})
-
-	var lock sync.Mutex
-	blocks, stop := 0, false
-	flowing, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		block := make([]byte, blockSize)
-		for {
-			send(bulk, block)
-			lock.Lock()
-			blocks++
-			if blocks == 1 {
-				close(flowing)
-			}
-			over := stop
-			lock.Unlock()
-			if over {
-				return
-			}
-		}
-	}()
-	sent := func() int {
-		lock.Lock()
-		defer lock.Unlock()
-		return blocks
-	}
-	<-flowing
-	for i := 0; i < warmUp/10 && i < count/10; i++ {
-		roundTrip(probe)
-	}
-	times := make([]float64, count)
-	before, start := sent(), time.Now()
-	for i := range times {
-		begun := time.Now()
-		roundTrip(probe)
-		times[i] = time.Since(begun).Seconds()
-	}
-	amount, took := float64(sent()-before)*blockSize, time.Since(start).Seconds()
-	if amount < blockSize/2 {
-		amount = blockSize / 2
-	}
-	lock.Lock()
-	stop = true
-	lock.Unlock()
-	<-ended
-	check(bulk.Close())
-	check(probe.Close())
-	sort.Float64s(times)
-	return figures{"p50": times[count/2], "p99": times[count*99/100], "bulk": took / amount}
 }
 
 // idle

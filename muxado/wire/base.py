@@ -174,8 +174,12 @@ class Codec(abc.ABC):
         """The header of a DATA frame whose body of ``length`` bytes follows."""
 
     @abc.abstractmethod
-    def syn(self, stream_id: int, length: int, fin: bool, priority: int, stream_type: int) -> bytes:
-        """What opens a stream with its first ``length`` bytes, which follow; no byte: 0."""
+    def syn(self, stream_id: int, length: int, priority: int, stream_type: int) -> bytes:
+        """What opens a stream, whose first ``length`` bytes follow; 0 if none do.
+
+        There is no FIN in it: the original of either version ends its own direction when it gets
+        SYN and FIN in one frame, so FIN is sent in a frame of its own.
+        """
 
     @abc.abstractmethod
     def rst(self, stream_id: int, code: int) -> bytes:

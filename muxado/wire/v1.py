@@ -185,7 +185,7 @@ class Version1(Codec):
     def data(self, stream_id: int, length: int, fin: bool = False) -> bytes:
         return _head.pack(length, fin, _DATA, stream_id)
 
-    def syn(self, stream_id: int, length: int, fin: bool, priority: int, stream_type: int) -> bytes:
+    def syn(self, stream_id: int, length: int, priority: int, stream_type: int) -> bytes:
         flags, body = 0, b""
         if priority:
             flags |= _HAS_PRIORITY
@@ -194,8 +194,7 @@ class Version1(Codec):
             flags |= _HAS_TYPE
             body += _word.pack(stream_type)
         frame = _head.pack(len(body), flags, _SYN, stream_id) + body
-        # FIN on the SYN itself makes the original end its own direction in place of ours.
-        return frame + self.data(stream_id, length, fin=fin) if length or fin else frame
+        return frame + self.data(stream_id, length) if length else frame
 
     def rst(self, stream_id: int, code: int) -> bytes:
         return _head_word.pack(4, 0, _RST, stream_id, _number(code, 7))

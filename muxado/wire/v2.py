@@ -148,11 +148,11 @@ class Version2(Codec):
     def data(self, stream_id: int, length: int, fin: bool = False) -> bytes:
         return _head.pack(length << 8 | _DATA_HEAD | fin, stream_id)
 
-    def syn(self, stream_id: int, length: int, fin: bool, priority: int, stream_type: int) -> bytes:
+    def syn(self, stream_id: int, length: int, priority: int, stream_type: int) -> bytes:
         if self._typed:
-            head = length + 4 << 8 | _DATA_HEAD | _SYN | fin
+            head = length + 4 << 8 | _DATA_HEAD | _SYN
             return _head_word.pack(head, stream_id, stream_type)
-        return _head.pack(length << 8 | _DATA_HEAD | _SYN | fin, stream_id)
+        return _head.pack(length << 8 | _DATA_HEAD | _SYN, stream_id)
 
     def rst(self, stream_id: int, code: int) -> bytes:
         return _head_word.pack(_RST_HEAD, stream_id, code)

@@ -69,10 +69,8 @@ def _data(stream_id: int, length: int, fin: bool = False) -> tuple[Any, ...]:
     return "sent DATA stream=%d length=%d%s", stream_id, length, " fin" if fin else ""
 
 
-def _syn(
-    stream_id: int, length: int, fin: bool, priority: int, stream_type: int
-) -> tuple[Any, ...]:
-    extras = f" length={length}{' fin' if fin else ''}{_extras(priority, stream_type)}"
+def _syn(stream_id: int, length: int, priority: int, stream_type: int) -> tuple[Any, ...]:
+    extras = f" length={length}{_extras(priority, stream_type)}"
     return "sent SYN stream=%d%s", stream_id, extras
 
 

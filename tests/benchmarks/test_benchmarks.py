@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import report, runner, work
+from benchmarks import parts, report, runner, work
+from benchmarks.certificate import NoCertificateError, make_certificate
 from benchmarks.others import OTHERS, Go
-from benchmarks.peers import MUXADO, PLAIN, Address, Certificate, Job, Peer
+from benchmarks.parts import Connection
+from benchmarks.peers import MUXADO, PLAIN, Address, Job, Peer
 from benchmarks.plot import PlotError, plot
 from benchmarks.runner import BenchmarkError, Place, measure
 from benchmarks.scenarios import SCENARIOS, Metric, Scenario
-from benchmarks.work import KINDS, Connection
-from muxado.demo import OpenSSLMissing, make_certificate
+from benchmarks.work import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Work for each kind that is done at once.
@@ -33,7 +36,9 @@ SMALL = {
     "both": 300_000,
     "messages": 500,
     "latency": 20,
-    "idle": 20,
+    "think": 20,
+    "push": 20,
+    "idle": 200,
     "start": 1,
 }
 
@@ -176,6 +181,19 @@ def test_the_command_says_what_failed(
     assert "error: rtt: script server exited with status 1:\nno port" in capsys.readouterr().err
 
 
+def test_an_openssl_that_fails_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command.main(["--quick", "--only", "rtt-tls", "--peer", "plain"]) == 1
+    assert "error: no openssl command" in capsys.readouterr().err
+    openssl = tmp_path / "openssl"
+    openssl.write_text("#!/bin/sh\necho no entropy today >&2\nexit 9\n", encoding="ascii")
+    openssl.chmod(0o755)
+    assert command.main(["--quick", "--only", "rtt-tls", "--peer", "plain"]) == 1
+    assert "error: openssl made no certificate: no entropy today" in capsys.readouterr().err
+
+
 def test_an_unknown_scenario_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         command.main(["--only", "nonsense"])
@@ -210,6 +228,42 @@ def test_a_peer_that_is_not_there_is_left_out_by_name(
     assert command.main(["--only", "start", "--rounds", "1", "--quick"]) == 0
     assert "skipped absent: no " in capsys.readouterr().out
     assert measured == [[MUXADO, PLAIN]] * 2
+
+
+@pytest.mark.parametrize("name", ["rtt", "start"])
+def test_the_muxado_of_another_checkout_takes_part(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkout = tmp_path / "before"
+    shutil.copytree(ROOT / "muxado", checkout / "muxado")
+    imports = tmp_path / "imports"
+    with (checkout / "muxado/__init__.py").open("a", encoding="utf-8") as module:
+        module.write(f"\nimport os\nwith open({str(imports)!r}, 'a') as _file:\n")
+        module.write("    _file.write(f'{os.getpid()}\\n')\n")
+    arguments = ["--quick", "--rounds", "1", "--only", name, "--peer", "none"]
+    assert command.main([*arguments, "--against", str(checkout)]) == 0
+    output = capsys.readouterr().out
+    assert "muxado/muxado at before" in output
+    assert "muxado/plain" not in output
+    # A server, and at least one client.
+    assert len(set(imports.read_text(encoding="utf-8").split())) >= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--against", "/nonexistent"], "no muxado in /nonexistent"),
+        (["--peer", "none"], "--peer none is for --against"),
+        (["--peer", "none", "--peer", "plain", "--against", str(ROOT)], "excludes other peers"),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        command.main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -253,6 +307,36 @@ def test_each_kind_over_plain_sockets(name: str, streams: int) -> None:
     assert failures == []
 
 
+class Delayed:
+    """A connection whose answers are ``DELAY`` seconds late."""
+
+    DELAY = 0.01
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.sendall = sock.sendall
+        self.recv_into = sock.recv_into
+        self.close = sock.close
+
+    def recv(self, size: int, /) -> bytes:
+        data = self._sock.recv(size)
+        time.sleep(self.DELAY)
+        return data
+
+
+@pytest.mark.parametrize("name", ["think", "push"])
+def test_latency_is_what_the_connection_adds(
+    name: str, server_end: tuple[socket.socket, socket.socket]
+) -> None:
+    near, far = server_end
+    server = threading.Thread(target=KINDS[name].handler, args=(far,))
+    server.start()
+    figures = KINDS[name].client(lambda: Delayed(near), 10, 1)
+    server.join()
+    assert figures["p99"] >= Delayed.DELAY
+    assert figures["p50"] >= Delayed.DELAY
+
+
 def test_a_connection_that_ends_early_is_an_error(
     server_end: tuple[socket.socket, socket.socket],
 ) -> None:
@@ -260,9 +344,9 @@ def test_a_connection_that_ends_early_is_an_error(
     far.sendall(b"abc")
     far.shutdown(socket.SHUT_WR)
     with pytest.raises(EOFError):
-        work.receive_exactly(near, 4)
+        parts.receive_exactly(near, 4)
     with pytest.raises(EOFError):
-        work.sink(near, 4)
+        parts.sink(near, 4)
 
 
 def test_a_failing_caller_fails_the_round() -> None:
@@ -270,7 +354,7 @@ def test_a_failing_caller_fails_the_round() -> None:
         raise ValueError("one of many")
 
     with pytest.raises(ValueError, match="one of many"):
-        work.together([lambda: None, fail])
+        parts.together([lambda: None, fail])
 
 
 @pytest.fixture(scope="session")
@@ -288,6 +372,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> list[Peer]:
 #: paramiko, slow to start, does those before the bar.
 EACH_KIND = ["rtt", "open-8", "bulk", "latency", "idle", "start", "rtt-tls", "|"]
 EACH_KIND += [
+    "think-2",
+    "think-8",
+    "push-1",
+    "push-8",
     "rtt-4",
     "open-8-pool",
     "bulk-64",
@@ -306,9 +394,8 @@ def test_every_peer_does_each_kind_of_work(
     scenario = SCENARIOS[name]
     if scenario.over == "tls":
         try:
-            certificate = Certificate(*map(str, make_certificate(place.directory)))
-            place = place._replace(certificate=certificate)
-        except OpenSSLMissing as error:
+            place = place._replace(certificate=make_certificate(place.directory))
+        except NoCertificateError as error:
             pytest.skip(str(error))
     rivals: list[Peer] = [PLAIN]
     if name == EACH_KIND[0] or os.environ.get("MUXADO_REQUIRE_PEERS") == "1":

@@ -9,7 +9,7 @@ import random
 import socket
 from collections.abc import Sequence
 
-from muxado.transport import Buffer, Polled
+from muxado.transport import Buffer, SocketTransport
 
 __all__ = ["Torn"]
 
@@ -19,7 +19,7 @@ PIECES = (1, 2, 5, 8, 9, 60, 1000, 16384, 2**20)
 IDLE = 0.2
 
 
-class Torn(Polled):
+class Torn(SocketTransport):
     """A socket, cut short."""
 
     def __init__(self, sock: socket.socket, seed: int) -> None:
@@ -33,14 +33,6 @@ class Torn(Polled):
                 raise InterruptedError
             return None
         return self._sock.recv_into(into[: self._reads.choice(PIECES)])
-
-    def recv_both(self, into: memoryview, behind: memoryview) -> int | None:
-        if self._reads.random() < IDLE:
-            return None
-        piece = self._reads.choice((*PIECES, len(into)))
-        if piece <= len(into):
-            return self._sock.recv_into(into[:piece])
-        return self._sock.recvmsg_into((into, behind[: self._reads.randint(1, len(behind))]))[0]
 
     def send(self, buffers: Sequence[Buffer]) -> int:
         if self._writes.random() < IDLE:

@@ -16,7 +16,7 @@ from muxado.transport import Buffer, Transport
 
 from .world import World
 
-__all__ = ["Blocking", "Cuts", "Memory", "connect"]
+__all__ = ["Cuts", "Memory", "connect"]
 
 
 class Cuts(NamedTuple):
@@ -27,6 +27,8 @@ class Cuts(NamedTuple):
     write: int  #: bytes of one write at most
     #: Bytes that it takes and keeps although they cannot go yet, as TLS does; 0 for none.
     keeps: int = 0
+    #: Whoever is about to wait for bytes looks once more, awake.
+    spins: bool = False
 
 
 class Line:
@@ -74,8 +76,6 @@ class Line:
 class Memory(Transport):
     """One end, for the engine."""
 
-    polled = True
-
     def __init__(self, world: World, inward: Line, outward: Line, cuts: Cuts) -> None:
         self._world = world
         self._inward, self._outward = inward, outward
@@ -83,6 +83,7 @@ class Memory(Transport):
         self._woken = False
         self._kept = b""  # taken, and not under way yet
         self.given_back = False
+        self.written = []
 
     @property
     def pending(self) -> bool:  # type: ignore[override]
@@ -98,15 +99,6 @@ class Memory(Transport):
         self._world.point()
         return len(data)
 
-    def recv_both(self, into: memoryview, behind: memoryview) -> int | None:
-        both = bytearray(len(into) + len(behind))
-        count = self.recv_into(memoryview(both))
-        if count is not None:
-            first = min(count, len(into))
-            into[:first] = both[:first]
-            behind[: count - first] = both[first:count]
-        return count
-
     def send(self, buffers: Sequence[Buffer]) -> int:
         self._world.point()
         self._check()
@@ -119,8 +111,16 @@ class Memory(Transport):
         if count < len(part) and self._cuts.keeps:
             self._kept = part[count : count + self._cuts.keeps]
             count += len(self._kept)
+        self.written.append(count)
         self._world.point()
         return count
+
+    def spin(self) -> bool:
+        self._world.point()
+        if not self._cuts.spins:
+            return False
+        woken, self._woken = self._woken, False
+        return woken or self._inward.readable
 
     def wait_readable(self, seconds: float | None) -> None:
         self._world.point()
@@ -142,11 +142,16 @@ class Memory(Transport):
         self._outward.ended = True
         self._world.point()
 
-    def discard(self, into: memoryview) -> int:
-        count = self.recv_into(into)
-        if count is None:
-            raise _error(errno.EAGAIN)
-        return count
+    def drain(self, deadline: float) -> None:
+        self._world.point()  # what was written is out of this end's hands
+
+    def linger(self, into: memoryview, deadline: float) -> None:
+        self.shutdown()
+        try:
+            while self.recv_into(into):
+                pass
+        except OSError:
+            pass  # the other end was faster
 
     def shutdown(self) -> None:
         self._inward.ended = self._outward.ended = True
@@ -158,56 +163,21 @@ class Memory(Transport):
             _close(self._inward, self._outward)
         self._world.point()
 
+    def abandon(self) -> None:
+        self.given_back = True  # the other end is not told
+
     def _check(self) -> None:
         if self.given_back:
             raise _error(errno.EBADF)
 
 
-class Blocking:
-    """One end as a user's object: it is no transport, and only its own ``close`` ends its calls."""
-
-    def __init__(self, world: World, inward: Line, outward: Line, cuts: Cuts) -> None:
-        self._world = world
-        self._inward, self._outward = inward, outward
-        self._cuts = cuts
-        self.given_back = False
-
-    def recv(self, size: int) -> bytes:
-        self._world.point()
-        self._world.wait(lambda: self.given_back or self._inward.readable)
-        if self.given_back:
-            raise _error(errno.EBADF)
-        data = self._inward.read(min(size, self._cuts.read))
-        assert data is not None
-        self._world.point()
-        return data
-
-    def sendall(self, data: bytes) -> None:
-        while data:
-            self._world.point()
-            self._world.wait(lambda: self.given_back or self._outward.writable)
-            if self.given_back:
-                raise _error(errno.EBADF)
-            data = data[self._outward.write(data[: self._cuts.write]) :]
-        self._world.point()
-
-    def close(self) -> None:
-        if not self.given_back:
-            self.given_back = True
-            _close(self._inward, self._outward)
-        self._world.point()
-
-
-def connect(
-    world: World, cuts: Cuts, *, polled: bool
-) -> tuple[Memory | Blocking, Memory | Blocking]:
+def connect(world: World, cuts: Cuts) -> tuple[Memory, Memory]:
     """Two ends joined."""
-    make = Memory if polled else Blocking
     there, back = Line(cuts.room), Line(cuts.room)
-    return make(world, back, there, cuts), make(world, there, back, cuts)
+    return Memory(world, back, there, cuts), Memory(world, there, back, cuts)
 
 
-def cut(end: Memory | Blocking) -> None:
+def cut(end: Memory) -> None:
     """The connection breaks, seen from both its ends."""
     end._inward.reset()
     end._outward.reset()

@@ -118,7 +118,7 @@ class Talk:
     number: int
     ends: list[muxado.Stream | None] = dataclasses.field(default_factory=lambda: [None, None])
     shut: list[bool] = dataclasses.field(default_factory=lambda: [False, False])
-    deaf: list[bool] = dataclasses.field(default_factory=lambda: [False, False])
+    read_shut: list[bool] = dataclasses.field(default_factory=lambda: [False, False])
     closed: list[bool] = dataclasses.field(default_factory=lambda: [False, False])
     reset: list[bool] = dataclasses.field(default_factory=lambda: [False, False])
     timed: list[bool] = dataclasses.field(default_factory=lambda: [False, False])
@@ -131,8 +131,9 @@ class Talk:
 
     @property
     def untouched(self) -> bool:
-        """Nobody has ended it but by saying that it has sent all."""
-        return not any(self.reset) and not any(self.closed)
+        """No side has reset it, or will answer to more bytes with a reset."""
+        deaf = any(map(all, zip(self.shut, self.read_shut, strict=True)))
+        return not (any(self.reset) or any(self.closed) or deaf)
 
     def excuses(self, side: int, error: OSError, truth: Truth) -> bool:
         """Whether something was done that makes ``error`` right for the application of ``side``."""
@@ -142,7 +143,7 @@ class Talk:
         if isinstance(error, (muxado.StreamRefused, muxado.RemoteGoneAway)):
             return truth.ended or truth.gone[other]
         if isinstance(error, ConnectionResetError):
-            return any(self.reset) or any(self.closed)
+            return not self.untouched
         if isinstance(error, (TimeoutError, BlockingIOError)):
             return self.timed[side]
         if isinstance(error, BrokenPipeError):
@@ -150,7 +151,7 @@ class Talk:
         if error.errno == errno.EBADF:
             return self.closed[side]
         if error.errno == errno.ENOTCONN:
-            return any(self.reset) or self.closed[other] or truth.ended or truth.gone[other]
+            return not self.untouched or truth.ended or truth.gone[other]
         return False
 
     def readable(self, side: int, slack: int = 0) -> bool:
@@ -159,13 +160,13 @@ class Talk:
         ``slack``: bytes that somebody may have taken in a call that has not returned.
         """
         flow = self.flows[1 - side]
-        ends = self.shut[1 - side] or self.deaf[side] or not self.untouched
+        ends = self.shut[1 - side] or self.read_shut[side] or not self.untouched
         return ends or flow.low - flow.got > slack
 
     def writable(self, side: int, window: int) -> bool:
         """Whether a send of ``side`` that still waits has missed something."""
         flow = self.flows[side]
-        ends = self.shut[side] or self.deaf[1 - side] or not self.untouched
+        ends = self.shut[side] or self.read_shut[1 - side] or not self.untouched
         # The reader's side tells of what was read when it is half a window.
         return ends or flow.high - flow.got <= window // 2
 

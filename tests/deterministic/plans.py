@@ -22,7 +22,7 @@ STEPS = (
     *("send", "send", "sendall", "sendall", "sendall", "sendall"),
     *("recv", "recv", "recv", "recv", "recv_whole", "peek", "poll"),
     *("ask", "ask", "answer", "answer"),
-    *("finish", "finish", "close", "close", "hush", "reset"),
+    *("finish", "finish", "close", "close", "shut_read", "reset"),
     *("prefer", "pause", "poll_session", "watch"),
 )
 #: Names of steps that end a session, or begin to.
@@ -51,9 +51,9 @@ class Plan:
     version: int = 2
     window: int = 60
     cuts: Cuts = _CUTS
-    polled: bool = True
     first: int = 0  #: the side that closes first in the end
     lines: bool = False
+    punctual: bool = False
     preemptions: tuple[tuple[int, int], ...] = ()
     turns: tuple[int, ...] = ()
     seed: tuple[int, int] | None = None  #: instead of these: ``Seeded``
@@ -80,11 +80,13 @@ def random_plan(seed: int, *, lines: bool = False) -> Plan:
         for number in range(rng.randint(2, 6))
     ]
     shares = [1, 7, 50, 1000]
+    punctual = rng.random() < 0.5
     cuts = Cuts(
         rng.choice([1, 9, 30, 100, 1000]),
         rng.choice(shares),
         rng.choice(shares),
         rng.choice([0, 0, 20]),
+        spins=not punctual and rng.random() < 0.5,
     )
     every = rng.choice([3, 10, 30, 100, 1000])
     return Plan(
@@ -92,8 +94,8 @@ def random_plan(seed: int, *, lines: bool = False) -> Plan:
         version=rng.choice([1, 2, 2]),
         window=window,
         cuts=cuts,
-        polled=rng.random() < 0.8,
         first=rng.randrange(2),
         lines=lines,
+        punctual=punctual,
         seed=(seed, every * (20 if lines else 1)),
     )

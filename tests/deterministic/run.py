@@ -10,9 +10,9 @@ from typing import Any
 
 import muxado
 from muxado import ErrorCode
-from muxado.engine import read_seat, shared
+from muxado.engine import lifecycle, process, reading, sending, writing
 
-from .link import Blocking, Memory, connect, cut
+from .link import Memory, connect, cut
 from .oracle import Talk, Truth
 from .plans import ENDS, PATIENCE, Plan, Step
 from .world import World
@@ -20,15 +20,36 @@ from .world import World
 __all__ = ["Run", "perform"]
 
 
+#: What decides how much is done at once, made so small that short runs reach all of it.
+_SMALLER: tuple[tuple[Any, str, int], ...] = (
+    (reading, "READ", 40),
+    (lifecycle, "READ", 40),
+    (reading, "EAGER", 10),
+    (reading, "LONG", 3),
+    (sending, "_SMALL", 10),
+    (sending, "BEHIND", 60),
+    (writing, "BEHIND", 60),
+    (writing, "_ROOM", 120),
+    (writing, "_ROOM_CONTENDED", 40),
+    (writing, "_FRAME", 30),
+    (writing, "_FRAME_MOST", 80),
+    (writing, "_FRAME_CONTENDED", 12),
+    (writing, "_JOIN", 8),
+    (writing, "_ROUNDS", 2),
+)
+
+
 @contextlib.contextmanager
 def few_bytes_are_many() -> Iterator[None]:
     """What is done with long frames only is done in these runs, whose frames are short."""
-    before = read_seat._LONG_REST, read_seat._EAGER, shared.READ
-    read_seat._LONG_REST, read_seat._EAGER, shared.READ = 3, 10, 40
+    before = [(module, name, getattr(module, name)) for module, name, _ in _SMALLER]
+    for module, name, value in _SMALLER:
+        setattr(module, name, value)
     try:
         yield
     finally:
-        read_seat._LONG_REST, read_seat._EAGER, shared.READ = before
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 class Player:
@@ -163,8 +184,8 @@ class Player:
             self.poll(talk, step.size)
         elif step.name == "finish":
             self.finish(talk)
-        elif step.name == "hush":
-            talk.deaf[self.side] = True
+        elif step.name == "shut_read":
+            talk.read_shut[self.side] = True
             stream.shutdown(socket.SHUT_RD)
         elif step.name == "close":
             self.close(talk)
@@ -250,7 +271,7 @@ class Player:
                 flow.peeked(data)
             else:
                 flow.received(data)
-            if not data and not talk.deaf[self.side]:
+            if not data and not talk.read_shut[self.side]:
                 # Who opens a stream finished may not have heard yet that it is open.
                 other = 1 - self.side
                 born = talk.ends[other] is None and self.run.truth.finishing[other]
@@ -270,7 +291,7 @@ class Run:
         self.plan = plan
         self.world = world
         self.truth = Truth()
-        self.ends: tuple[Memory | Blocking, Memory | Blocking]
+        self.ends: tuple[Memory, Memory]
         self.sessions: tuple[muxado.Session, ...] = ()
         self.returned: list[bytearray] = []  # memory that callers have back, and made empty
         self.ended_early = False  # a player has begun to end a session
@@ -284,7 +305,7 @@ class Run:
             "max_window": plan.window,
             "heartbeat_interval": None,
         }
-        self.ends = connect(world, plan.cuts, polled=plan.polled)
+        self.ends = connect(world, plan.cuts)
         self.sessions = (
             muxado.client(self.ends[0], **options),
             muxado.server(self.ends[1], **options),
@@ -296,6 +317,9 @@ class Run:
         world.quiet()
         self.nothing_was_missed()
         clean = not self.truth.ended
+        if plan.punctual and not plan.cuts.spins:
+            # No thread was late, so whoever had to be rescued had been forgotten.
+            assert not any(s.stats().rescues for s in self.sessions), "a reader had to be rescued"
         if clean:
             self.windows_add_up()
         self.truth.ended = True
@@ -309,14 +333,24 @@ class Run:
         if clean and not self.ended_early:
             self.all_arrives(second)
         self.sessions[second].close()
+        self.let_go()
         for talk in self.truth.talks.values():
             for flow in talk.flows:
                 flow.check()
         assert not any(map(any, self.returned)), "read into memory that was given back"
         codes = {session.wait(0).code for session in self.sessions}
+        if clean and not self.ended_early:
+            assert codes == {ErrorCode.NO_ERROR}
         assert ErrorCode.INTERNAL_ERROR not in codes
         assert ErrorCode.PROTOCOL_ERROR not in codes
         assert all(end.given_back for end in self.ends)
+
+    def let_go(self) -> None:
+        """Close what is open, or its finalizers would use this world's locks when it is over."""
+        for talk in self.truth.talks.values():
+            for stream in talk.ends:
+                if stream is not None:
+                    stream.close()
 
     def poll(self, what: muxado.Stream | muxado.Session) -> None:
         """Wait until the descriptor polls readable, or its owner is closed.
@@ -331,7 +365,7 @@ class Run:
         poller.register(number, select.POLLIN)
         # Looked at while the scheduler decides, so it must not be a call of muxado's.
         engine = what._engine if isinstance(what, muxado.Session) else None
-        self.world.wait(lambda: what._closed or (engine and engine.death) or poller.poll(0))
+        self.world.wait(lambda: what._closed or (engine and engine.core.end) or poller.poll(0))
 
     # When everybody waits.
 
@@ -369,22 +403,22 @@ class Run:
     def windows_add_up(self) -> None:
         """What one end may still send is what the other has room for."""
         window = self.plan.window
-        protocols = [session._engine.protocol for session in self.sessions]
+        protocols = [session._engine.core.protocol for session in self.sessions]
         for protocol, other in (protocols, protocols[::-1]):
             for number, stream in protocol.streams.items():
                 peer = other.streams.get(number)
-                if peer is None or peer.deaf:
+                if peer is None or peer.read_shut:
                     continue
                 assert stream.send.left >= 0
-                assert 0 <= peer.buffered <= window
-                assert stream.send.left == window - peer.buffered - peer.receive.read
+                assert 0 <= peer.buffer.size <= window
+                assert stream.send.left == window - peer.buffer.size - peer.receive.read
                 assert peer.fin_in or peer.receive.read * 2 < window
 
     def all_arrives(self, side: int) -> None:
         """The other side has closed its session: what it sent before can be read."""
         player = Player(self, side, ())
         for talk in self.truth.held(side):
-            if talk.deaf[side] or any(talk.reset):
+            if talk.read_shut[side] or any(talk.reset):
                 continue
             player.stream(talk).settimeout(None)
             try:
@@ -398,13 +432,14 @@ class Run:
 
 def perform(plan: Plan) -> World:
     """Carry ``plan`` out; raises what went wrong, the plan in a note."""
-    world = World(plan.choices(), lines=plan.lines)
+    world = World(plan.choices(), lines=plan.lines, punctual=plan.punctual)
     run = Run(plan, world)
     try:
         with few_bytes_are_many():
             world.run(run)
     except Exception as error:
         for session in run.sessions:
-            session._engine.forget_after_fork()  # its threads were ended in the middle of things
+            process._abandon(session._engine)  # its threads were ended in the middle of things
+        run.let_go()
         raise AssertionError(f"{error}\n\nTo see it again: perform({plan!r})") from error
     return world

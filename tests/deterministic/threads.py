@@ -1,4 +1,4 @@
-"""What stands in for ``threading`` and ``time`` in a world of ``world.World``."""
+"""What stands in for ``threading``, ``_thread`` and ``time`` in a world of ``world.World``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .world import World
 
-__all__ = ["Killed", "Thread", "Threading", "Time"]
+__all__ = ["Killed", "LowLevel", "Thread", "Threading", "Time"]
 
 
 class Killed(BaseException):
@@ -233,6 +233,23 @@ class Threading:
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"the scheduler has nothing to stand in for threading.{name}")
+
+
+class LowLevel:
+    """Stands in for the module ``_thread``."""
+
+    names = ("start_new_thread",)
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def start_new_thread(self, function: Callable[..., object], args: Sequence[Any]) -> int:
+        thread = Thread(self._world, target=function, args=args)
+        thread.start()
+        return thread.ident or 0
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the scheduler has nothing to stand in for _thread.{name}")
 
 
 class Time:

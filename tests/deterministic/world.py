@@ -6,12 +6,13 @@ a lock, a wait, a call of the connection) the scheduler may switch. Its decision
 everybody waits, the clock jumps to the earliest deadline. When everybody waits for ever the world
 is *quiet*: whoever asked for that goes on, and if nobody did it is a deadlock.
 
-``World.run`` puts itself in place of ``threading`` and ``time`` in all modules of muxado by the
-names that they have there, so it needs to know nothing of what is inside them.
+``World.run`` puts itself in place of ``threading``, ``_thread`` and ``time`` in all modules of
+muxado, by the names that they have there, so it needs to know nothing of what is inside them.
 """
 
 from __future__ import annotations
 
+import _thread
 import collections
 import gc
 import os
@@ -28,7 +29,7 @@ from typing import Any
 import muxado
 
 from . import threads
-from .threads import Killed, Thread, Threading, Time
+from .threads import Killed, LowLevel, Thread, Threading, Time
 
 __all__ = ["Choices", "Deadlock", "Preemptions", "Seeded", "Spinning", "World"]
 
@@ -96,9 +97,13 @@ class Seeded(Choices):
 
 
 class World:
-    """One run. ``lines``: between any two lines of muxado's own code, too, is a point."""
+    """One run. ``lines``: between any two lines of muxado's own code, too, is a point.
 
-    def __init__(self, choices: Choices, *, lines: bool = False) -> None:
+    ``punctual``: no deadline passes while anybody can run, so whatever a time-out brings about is
+    something that no thread was about to do.
+    """
+
+    def __init__(self, choices: Choices, *, lines: bool = False, punctual: bool = False) -> None:
         self.now = 1000.0
         self.steps = 0
         #: Releases that found somebody asleep; the one with number ``lose`` does not wake them.
@@ -106,6 +111,7 @@ class World:
         self.lose: int | None = None
         self._choices = choices
         self._lines = lines
+        self._punctual = punctual
         self._most = STEPS_OF_LINES if lines else STEPS
         self.threads: list[Thread] = []
         self.current: Thread | None = None
@@ -119,6 +125,7 @@ class World:
         self._failure: BaseException | None = None
         self._history: collections.deque[str] = collections.deque(maxlen=60)
         self.threading: Any = Threading(self)
+        self.low_level: Any = LowLevel(self)
         self.time: Any = Time(self)
 
     def run(self, main: Callable[[], object]) -> None:
@@ -249,7 +256,7 @@ class World:
             key=_deadline,
             default=None,
         )
-        if soon is not None and _deadline(soon) <= self.now + SOON:
+        if soon is not None and not self._punctual and _deadline(soon) <= self.now + SOON:
             others.append(soon)
         if not others:
             return
@@ -343,9 +350,11 @@ class World:
 
     @contextmanager
     def _instead(self) -> Iterator[None]:
-        """Stand in for ``threading`` and ``time``, and for what was imported from them."""
-        own: dict[int, Any] = {id(threading): self.threading, id(time): self.time}
-        for module, stand_in in ((threading, self.threading), (time, self.time)):
+        """Stand in for the three modules, and for what was imported from them."""
+        own: dict[int, Any] = {}
+        pairs = ((threading, self.threading), (_thread, self.low_level), (time, self.time))
+        for module, stand_in in pairs:
+            own[id(module)] = stand_in
             own |= {id(getattr(module, name)): getattr(stand_in, name) for name in stand_in.names}
         changed: list[tuple[Any, str, Any]] = []
         for module in [m for n, m in sys.modules.items() if n.startswith("muxado")]:

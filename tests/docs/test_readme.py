@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import muxado
-from muxado.demo import OpenSSLMissing, make_certificate
+
+from ..helpers.certificate import Certificate
 
 README = Path(__file__).resolve().parents[2] / "README.rst"
 TEXT = README.read_text(encoding="utf-8")
@@ -107,22 +108,21 @@ def test_quick_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_web_server_behind_nat(
+    certificate: Certificate,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     background: Callable[..., Any],
 ) -> None:
-    try:
-        cert, key = make_certificate(tmp_path)
-    except OpenSSLMissing as error:
-        pytest.skip(str(error))
     both = tmp_path / "both.pem"
-    both.write_bytes(cert.read_bytes() + key.read_bytes())
+    both.write_bytes(certificate.certfile.read_bytes() + certificate.keyfile.read_bytes())
     site = tmp_path / "site"
     site.mkdir()
     (site / "index.html").write_text("<p>behind NAT</p>", encoding="ascii")
     monkeypatch.chdir(site)
-    monkeypatch.setenv("SSL_CERT_FILE", str(cert))  # what a public authority is elsewhere
+    monkeypatch.setenv(
+        "SSL_CERT_FILE", str(certificate.certfile)
+    )  # what a public authority is elsewhere
 
     outside = replace(
         "nat-outside", ("relay.example.org.pem", str(both)), ('("", 7000)', '("127.0.0.1", 0)')

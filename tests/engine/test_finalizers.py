@@ -21,10 +21,12 @@ from typing import Any
 import pytest
 
 import muxado
-from muxado.engine.write_seat import Write
+from muxado.engine.core import Core
+from muxado.engine.waiting import WaitQueue
+from muxado.engine.writing import Turn
 
 from ..helpers.crew import GUARD, Crew
-from ..helpers.gates import Calls, Gate, Once, Plain, after, before
+from ..helpers.gates import Gate, Once, Plain, before
 from ..helpers.support import (
     DATA,
     FIN,
@@ -40,6 +42,13 @@ from ..helpers.support import (
 )
 
 Litter = list[Any]
+
+
+def held_here(engine: Any, where: str) -> bool:
+    """Whether this thread has the session's lock, or its connection's."""
+    lock = engine.transport._lock if where == "tls" else engine.core.lock
+    owned: bool = lock._is_owned()
+    return owned
 
 
 @pytest.fixture
@@ -84,13 +93,13 @@ def test_a_file_is_collected_inside_a_lock(
     inside = []
 
     def collect() -> None:
-        inside.append(engine._inside())
+        inside.append(held_here(engine, where))
         gc.collect()
 
     owner, name = (
         (engine.transport._tls, "write")  # type: ignore[attr-defined]
         if where == "tls"
-        else (engine.protocol, "data_header")
+        else (engine.core.protocol, "data_header")
     )
     before(monkeypatch, owner, name, Once(collect))
     crew.start(near.sendall, b"x").result()
@@ -115,7 +124,7 @@ def test_files_are_collected_inside_each_others_lock(
 
     for number, (client, _) in enumerate(pairs):
         strike = Once(partial(collect, 1 - number))
-        before(monkeypatch, client._engine.protocol, "data_header", strike)
+        before(monkeypatch, client._engine.core.protocol, "data_header", strike)
     for task in [crew.start(near.sendall, b"x") for near, _ in ends]:
         task.result()
     for client, _ in pairs:
@@ -149,7 +158,13 @@ def test_a_file_with_bytes_to_send_is_collected_inside_a_lock(
     engine = other[0]._engine
     if where == "listener":
         with muxado.listen(("127.0.0.1", 0)) as listening:
-            before(monkeypatch, listening._arrived, "notify", strike)
+            waiting_there = listening._acceptor.waiting
+
+            def strike_there(queue: WaitQueue) -> None:
+                if queue is waiting_there:
+                    strike()
+
+            before(monkeypatch, WaitQueue, "wake_all", strike_there)
             sessions.keep(muxado.dial(listening.getsockname()))
             listening.settimeout(GUARD)
             sessions.keep(listening.accept()[0])
@@ -157,7 +172,7 @@ def test_a_file_with_bytes_to_send_is_collected_inside_a_lock(
         near.fileno()
         before(monkeypatch, near._readiness, "_is_readable", strike)
     else:
-        owner = engine.transport._tls if where == "tls" else engine.protocol  # type: ignore[attr-defined]
+        owner = engine.transport._tls if where == "tls" else engine.core.protocol  # type: ignore[attr-defined]
         before(monkeypatch, owner, "write" if where == "tls" else "data_header", strike)
     crew.start(near.sendall, b"x").result()
     assert far.recv(1) == b"x"
@@ -189,7 +204,7 @@ def test_files_with_bytes_are_collected_inside_each_others_lock(
 
     for number, (client, _) in enumerate(pairs):
         strike = Once(partial(collect, 1 - number))
-        before(monkeypatch, client._engine.protocol, "data_header", strike)
+        before(monkeypatch, client._engine.core.protocol, "data_header", strike)
     for task in [crew.start(near.sendall, b"x") for near, _ in ends]:
         task.result()
     for (client, _), (_, far) in zip(pairs, full, strict=True):
@@ -220,8 +235,9 @@ class TestWhatAFileLeaves:
         reading = crew.start(read_all, far) if window == 4096 else None
         file = near.makefile("wb")
         file.write(b"first")
-        with monkeypatch.context() as deaf:
-            deaf.setattr(pair[0]._engine, "_rouse", lambda: None)
+        core = pair[0]._engine.core
+        with monkeypatch.context() as busy:
+            busy.setattr(Core, "carry_out_notes", lambda _: None)  # the writer thread has no time
             del file
         if then == "sendall":
             doing = crew.start(near.sendall, b"second")
@@ -235,6 +251,7 @@ class TestWhatAFileLeaves:
         if then == "close":
             doing.result()
             doing = crew.start(near.close)
+        core.writer_waiter.wake()
         if reading is None:
             reading = crew.start(read_all, far)
         doing.result()
@@ -275,7 +292,6 @@ class TestWhatAFileLeaves:
         pair = sessions.socketpair(**options)
         near, far = streams(pair)
         engine = pair[0]._engine
-        looks = Calls(monkeypatch, engine, "_flushed_for_good_locked")
         near.sendall(b"-" * 1000)
         held = [near.makefile("wb")]
         held[0].write(b"late")
@@ -285,10 +301,7 @@ class TestWhatAFileLeaves:
         until(lambda: "dropped file" in repr(near))
         closing = crew.start(pair[0].close)
         waiting(pair[0], 1)
-        until(lambda: engine._writer_parked)
-        if not closed:  # the one who closes looks between the last byte and what follows it
-            count = looks.count
-            after(monkeypatch, engine, "_leave_pen", lambda: until(lambda: looks.count > count))
+        until(lambda: engine.writing.parked)
         far.settimeout(GUARD)
         assert far.recv(1004, socket.MSG_WAITALL) == b"-" * 1000 + b"late"
         closing.result()
@@ -302,13 +315,13 @@ class TestWhatAFileLeaves:
         near, far = streams(pair)
         engine, state = pair[0]._engine, near._state
         near.sendall(b"-" * 1000)
-        with engine._lock:
-            state.write = Write(state, memoryview(b"before"))
+        with engine.core.lock:
+            state.write = Turn(memoryview(b"before"))
         held = [near.makefile("wb")]
         held[0].write(b"late")
         held.clear()
-        until(lambda: state in engine._wills)
-        with engine._lock:
+        until(lambda: state in engine.core.orphans)
+        with engine.core.lock:
             state.write = None
         far.settimeout(GUARD)
         assert far.recv(1000, socket.MSG_WAITALL) == b"-" * 1000
@@ -336,7 +349,7 @@ class TestWhatAFileLeaves:
         else:
             (near if end == "reset" else far).reset()
             until(lambda: pair[0].stats().streams == 0)
-        until(lambda: not pair[0]._engine._wills)
+        until(lambda: not pair[0]._engine.core.orphans)
         assert crew.start(pair[0].close).result() is None
 
     def test_over_a_connection_that_only_blocks(self, sessions: Sessions) -> None:
@@ -361,10 +374,8 @@ def test_no_finalizer_takes_a_lock(sessions: Sessions, crew: Crew, what: str) ->
     assert readiness is not None
     locks: list[Any] = [
         readiness._lock,
-        engine._lock,
+        engine.core.lock,
         engine.transport._lock,  # type: ignore[attr-defined]
-        engine._over._cond,  # type: ignore[attr-defined]
-        engine._last_words._cond,  # type: ignore[attr-defined]
     ]
     inside, leave = threading.Event(), threading.Event()
 
@@ -379,7 +390,7 @@ def test_no_finalizer_takes_a_lock(sessions: Sessions, crew: Crew, what: str) ->
     if what == "session":
         end = socket.socketpair()
         session = muxado.client(end[0])
-        locks.append(session._engine._lock)
+        locks.append(session._engine.core.lock)
         held.append(session)
         sessions.keep(muxado.server(end[1]))
         del session
@@ -492,7 +503,7 @@ def test_a_stream_goes_while_window_updates_are_written(
             held = [half_closed(doomed)]
             end = Once(held.clear)
         del doomed, stream
-        before(monkeypatch, engine.protocol.codec, "window", end)
+        before(monkeypatch, engine.core.protocol.codec, "window", end)
         gate.open()
         sending.result()
     assert peer.expect(DATA, 7).body == b"x"

@@ -1,4 +1,4 @@
-"""A thread that has nothing to do sleeps, and nobody wakes it for nothing."""
+"""A thread that has nothing to do sleeps, and is not woken for nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from muxado.engine import write_seat
+from muxado.engine import writer
+from muxado.engine.waiting import Waiter
 
 from ..helpers.crew import GUARD, Crew
 from ..helpers.gates import Calls, Gate, after, before
@@ -35,17 +36,17 @@ def test_a_reset_overtakes_a_grant(
 ) -> None:
     """One read brings the bytes that make a window update due, and the RST that makes it moot.
 
-    Something was owed at once and nothing is left to send: the writer thread must come to rest.
+    Something was to go at once and nothing is left to send: the writer thread must come to rest.
     """
     peer = raw(window=4096)
     engine = peer.session._engine
     peer.send(frame(DATA, SYN, 3))
     stream, _ = peer.session.accept()
     stream.shutdown(socket.SHUT_RD)
-    turns = Calls(monkeypatch, engine, "_heartbeat_locked")
+    turns = Calls(monkeypatch, engine.keepalive, "look")
     peer.send(frame(DATA, 0, 3, bytes(3000)), frame(RST, 0, 3, word(6)))
     until(lambda: stream._state.failure)
-    until(lambda: not engine.protocol.urgent or turns.count > MANY)
+    until(lambda: not engine.core.protocol.pending.flush_now or turns.count > MANY)
     assert turns.count <= MANY
     stream.close()
 
@@ -67,11 +68,11 @@ def test_a_reset_overtakes_a_syn(
             with pytest.raises(BlockingIOError):
                 second.recv(1, socket.MSG_DONTWAIT)
             second.reset()
-            assert engine.protocol.urgent
-            turns = Calls(monkeypatch, engine, "_heartbeat_locked")
+            assert engine.core.protocol.pending.flush_now
+            turns = Calls(monkeypatch, engine.keepalive, "look")
             gate.open()
             sending.result()
-            until(lambda: not engine.protocol.urgent or turns.count > MANY)
+            until(lambda: not engine.core.protocol.pending.flush_now or turns.count > MANY)
             assert turns.count <= MANY
 
 
@@ -88,9 +89,9 @@ def test_an_open_while_the_connection_is_full(
     with peer.session.open() as first:
         jam = crew.start(first.sendall, bytes(100_000))
         waiting(peer.session, 1)
-        turns = Calls(monkeypatch, engine, "_heartbeat_locked")
+        turns = Calls(monkeypatch, engine.keepalive, "look")
         with peer.session.open() as second:
-            until(lambda: turns.count and (engine._writer_parked or turns.count > MANY))
+            until(lambda: turns.count and (engine.writing.parked or turns.count > MANY))
             assert turns.count <= MANY
             while (got := peer.read()) is not None and got.stream_id != second.id:
                 assert got.stream_id == first.id
@@ -101,26 +102,26 @@ def test_an_open_while_the_connection_is_full(
 def test_a_burst_of_opens_wakes_the_writer_thread_once(
     raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Woken for a SYN, it finds another writing who may take it along: it naps, and does not park.
+    """Woken for a SYN, it finds another thread writing, which may take it along: it does not park.
 
-    Parked, it would be woken again by the next open, and by the one who writes as it leaves.
+    Parked, it would be woken again by the next open, and by the one that writes as it leaves.
     """
     peer = raw(client=True, heartbeat_interval=None)
     engine = peer.session._engine
-    until(lambda: engine._writer_parked)
-    naps = Calls(monkeypatch, engine, "_heartbeat_locked")
+    until(lambda: engine.writing.parked)
+    naps = Calls(monkeypatch, engine.keepalive, "look")
     with Gate() as gate, peer.session.open() as first:
         first.sendall(b"x")
-        until(lambda: naps.count > 1 and engine._writer_parked)
-        monkeypatch.setattr(write_seat, "_RIDE", GUARD)
+        until(lambda: naps.count and engine.writing.parked)
+        monkeypatch.setattr(writer, "_RIDE", GUARD)
         after(monkeypatch, engine.transport, "send", gate.stop_large)
         sending = crew.start(first.sendall, bytes(10_000))
         gate.reached()
-        turns = Calls(monkeypatch, engine, "_heartbeat_locked")
+        turns = Calls(monkeypatch, engine.keepalive, "look")
         with peer.session.open() as second:
             until(lambda: turns.count)
-            with engine._lock:
-                assert not engine._writer_parked
+            with engine.core.lock:
+                assert not engine.writing.parked
             with peer.session.open() as third:
                 gate.open()
                 sending.result()
@@ -140,12 +141,12 @@ def test_a_wait_for_the_end_is_not_woken_by_writes(
     waiting(pair[0], 1)
     woken = 0
 
-    def count(waiter: threading.Lock) -> None:
+    def count(waiter: Waiter) -> None:
         nonlocal woken
-        woken += waiter in engine._watchers
+        woken += waiter in engine.core.watchers
 
     with monkeypatch.context() as patch:
-        before(patch, engine, "_wake_locked", count)
+        before(patch, Waiter, "wake", count)
         for _ in range(10):
             near.sendall(b"x")
             assert far.recv(1) == b"x"
@@ -155,7 +156,7 @@ def test_a_wait_for_the_end_is_not_woken_by_writes(
 
 
 def test_an_open_beside_one_who_writes_without_end(sessions: Sessions, crew: Crew) -> None:
-    """Whoever writes takes no SYN along of a stream without bytes, unless it has waited."""
+    """Whoever writes takes a SYN without bytes along only after it has waited."""
     pair = sessions.socketpair()
     near, far = streams(pair)
     stop = threading.Event()

@@ -7,8 +7,6 @@ peer's bytes come next and what the application does then.
 
 from __future__ import annotations
 
-import sys
-
 from muxado import wire
 from muxado.config import Config
 from muxado.errors import Error, SessionClosed
@@ -73,7 +71,7 @@ class End:
 
     def __init__(self, config: Config, *, client: bool) -> None:
         self.config = config
-        self.protocol = Protocol(config, client=client)
+        self.protocol = Protocol(config, client=client, clock=lambda: 0.0)
         self.mine: list[StreamState] = []
         self.said = Recorder()
         self.listener = _codec(config.version, self.said)
@@ -119,8 +117,8 @@ class End:
 
     def use(self, protocol: Protocol, stream: StreamState, deed: int) -> None:
         if deed in (6, 7):
-            if stream.buffered:
-                data = stream.take(10 if deed == 6 else 100_000)
+            if stream.buffer.size:
+                data = stream.buffer.take(10 if deed == 6 else 100_000)
                 assert data
                 protocol.consumed(stream, len(data))
         elif deed in (8, 9):
@@ -128,9 +126,9 @@ class End:
             if size > 0 and not stream.fin_out and stream.failure is None:
                 self.say(protocol.data_header(stream, size) + bytes(size))
         elif deed == 10:
-            protocol.end(stream, urgent=True)
+            protocol.end(stream, flush_now=True)
         elif deed == 11:
-            protocol.hush(stream)
+            protocol.shut_read(stream)
         elif deed == 12:
             protocol.close(stream)
         elif deed == 13:
@@ -149,13 +147,12 @@ class End:
             window = stream.receive
             assert window.left >= 0
             assert window.size <= config.max_window
-            coming = protocol.codec.data_left if stream is protocol._current else 0
-            assert window.left + coming + stream.buffered + window.read == window.size
-            assert not (stream.deaf and stream.buffered)
-            held = sum(map(len, stream.chunks))
-            assert held - stream.skip == stream.buffered
-            assert sum(map(sys.getsizeof, stream.chunks)) <= 2 * held + OVERHEAD + 4096 * bool(held)
+            coming = protocol.codec.data_left if stream is protocol._receiver.current else 0
+            assert window.left + coming + stream.buffer.size + window.read == window.size
+            assert not (stream.read_shut and stream.buffer.size)
+            size = stream.buffer.size
+            assert len(stream.buffer.peek(size + 1)) == size
             assert stream.failure is None
             assert stream.send.left <= 2**31 - 1
-        for state in (protocol.grants, protocol.ending, protocol.opening):
+        for state in (protocol.pending.grants, protocol.pending.ending, protocol.pending.opening):
             assert all(not s.failure for s in state)

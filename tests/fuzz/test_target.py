@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from muxado.protocol import Protocol
+from muxado.protocol.receiving import Receiver
 
 from . import corpus, target
 
@@ -54,15 +54,15 @@ def test_the_corpus_changed(version: int) -> None:
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_target_finds_faults(version: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A window that is not counted down is noticed by what the corpus reaches."""
-    on_data = Protocol.on_data
+    on_data = Receiver.on_data
 
-    def generous(self: Protocol, stream_id: int, length: int, piece: memoryview, fin: bool) -> None:
+    def generous(self: Receiver, stream_id: int, length: int, piece: memoryview, fin: bool) -> None:
         on_data(self, stream_id, length, piece, fin)
-        stream = self.streams.get(stream_id)
+        stream = self._streams.get(stream_id)
         if stream is not None and length:
             stream.receive.left += 1
 
-    monkeypatch.setattr(Protocol, "on_data", generous)
+    monkeypatch.setattr(Receiver, "on_data", generous)
     with pytest.raises(AssertionError):
         for data in corpus.read(version):
             target.run(version, data)

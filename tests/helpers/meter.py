@@ -1,7 +1,7 @@
-"""Counts what a pair of sessions costs: system calls, frames, and wake-ups from thread to thread.
+"""Counts what a pair of sessions costs: system calls, frames, wake-ups, turns of the lock.
 
-Only the interface of ``Transport`` is looked at, and the one function through which threads are
-woken, so that the counting stays right whatever the engine does in between.
+Only the interface of ``Transport`` is looked at, the one function through which threads are woken,
+and the one lock of a session, so that the counting stays right whatever the engine does in between.
 """
 
 from __future__ import annotations
@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 
 import muxado
-from muxado.engine.shared import Shared
+from muxado.engine.waiting import Waiter
 from muxado.transport import Buffer, Transport, wrap
 
+from .gates import HookedLock
+
 #: Methods of a transport that make no system call.
-_FREE = {"inside", "getsockname", "getpeername"}
+_FREE = {"getsockname", "getpeername"}
+#: What is counted beside the methods of transports.
+_NO_CALLS = {"wake-up", "turn of the lock"}
 
 
 class Frames:
@@ -51,15 +55,15 @@ class Meter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: collections.Counter[str] = collections.Counter()
         self._written: list[Frames] = []
-        wake = Shared._wake_locked
+        wake = Waiter.wake
 
-        def counted(shared: Shared, waiter: Any) -> None:
+        def counted(waiter: Waiter) -> None:
             # One who is awake already is not woken; one who leads is, through the transport.
-            if waiter.locked():
+            if waiter.connection is None and not waiter.woken:
                 self.calls["wake-up"] += 1
-            wake(shared, waiter)
+            wake(waiter)
 
-        monkeypatch.setattr(Shared, "_wake_locked", counted)
+        monkeypatch.setattr(Waiter, "wake", counted)
 
     def transport(self, sock: socket.socket) -> Transport:
         """A transport for a session, whose every call is counted."""
@@ -91,10 +95,18 @@ class Meter:
         self, near: socket.socket, far: socket.socket, **options: Any
     ) -> tuple[muxado.Session, muxado.Session]:
         """A client and a server, both counted."""
-        return (
+        pair = (
             muxado.client(self.transport(near), **options),
             muxado.server(self.transport(far), **options),
         )
+        for session in pair:
+            core = session._engine.core
+            with core.lock:
+                core.lock = HookedLock(core.lock, self._count_turn)
+        return pair
+
+    def _count_turn(self) -> None:
+        self.calls["turn of the lock"] += 1
 
     def reset(self) -> None:
         """Count from here."""
@@ -105,6 +117,7 @@ class Meter:
     def per(self, operations: int) -> dict[str, float]:
         """For one operation, both ends together: by method, and in all."""
         counts = {name: count / operations for name, count in sorted(self.calls.items())}
-        system = sum(count for name, count in counts.items() if name != "wake-up")
+        system = sum(count for name, count in counts.items() if name not in _NO_CALLS)
         frames = sum(each.count for each in self._written) / operations
-        return {"wake-up": 0.0, **counts, "system calls": system, "frames": frames}
+        none = {"wake-up": 0.0, "turn of the lock": 0.0}
+        return {**none, **counts, "system calls": system, "frames": frames}

@@ -152,7 +152,7 @@ class End:
 
     def quiet(self) -> bool:
         """Whether it owes nothing, and sends nothing if asked."""
-        return not self.protocol.owing() and not self.protocol.control_frames(opening=True)
+        return not self.protocol.pending and not self.protocol.control_frames(opening=True)
 
     def open(self, *, fin: bool = False, announced: bool = True) -> StreamState:
         """A stream of its own; ``announced``: its SYN is out."""
@@ -175,7 +175,7 @@ class End:
 
     def read(self, stream: StreamState, count: int) -> bytes:
         """What the application gets when it reads up to ``count`` bytes; there must be some."""
-        taken = stream.take(count)
+        taken = stream.buffer.take(count)
         self.protocol.consumed(stream, len(taken))
         return taken
 

@@ -213,7 +213,7 @@ def small_send_buffer(session: muxado.Session) -> None:
 
 def threads_of(session: muxado.Session) -> list[threading.Thread]:
     """The session's own threads that live."""
-    name = session._engine.name
+    name = session._engine.core.name
     return [t for t in threading.enumerate() if t.name.endswith(f"-{name}")]
 
 
@@ -227,4 +227,11 @@ def until(condition: Callable[[], object]) -> None:
 
 def waiting(session: muxado.Session, count: int) -> None:
     """Wait until ``count`` callers are blocked in calls of ``session``."""
-    until(lambda: session._engine.blocked() >= count)
+    until(lambda: callers_waiting(session) >= count)
+
+
+def callers_waiting(session: muxado.Session) -> int:
+    """How many callers wait in calls of ``session`` now, its own two threads not counted."""
+    engine, core = session._engine, session._engine.core
+    leads = core.leader not in (None, core.reader_waiter)
+    return len(core.waiting) - 2 + leads + (engine.writing.jam is not None)

@@ -137,7 +137,7 @@ def test_go_goes_away(go: Go, number: int, code: ErrorCode) -> None:
     with session.open() as stream:
         round_trip(stream)
         peer.go_on()
-        until(lambda: session._engine.protocol.goaway is not None)
+        until(lambda: session._engine.core.protocol.goaway is not None)
         with pytest.raises(muxado.RemoteGoneAway) as caught:
             session.open()
         assert caught.value.retryable

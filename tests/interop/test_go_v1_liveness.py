@@ -96,7 +96,7 @@ def test_idle_sessions_live(go: Go, children: Children) -> None:
     for (session, _), stream in zip(leaving, streams, strict=True):
         stream.sendall(b"spam")
         # Before Go has its own heartbeat it cannot live with a GOAWAY.
-        until(lambda session=session: session._engine.protocol.services)  # type: ignore[misc]
+        until(lambda session=session: session._engine.core.protocol.heartbeat_streams.streams)  # type: ignore[misc]
         session.go_away()
     # One whose application does not read what has come.
     deaf = [go.connect(kind, "open", 1, 2 * WINDOW, 0, 0) for kind in KINDS]

@@ -17,7 +17,7 @@ from types import TracebackType
 import pytest
 
 import muxado
-from muxado import ErrorCode, listener
+from muxado import ErrorCode, accepting
 
 from ..helpers.certificate import Certificate
 from ..helpers.crew import GUARD, Crew
@@ -71,7 +71,7 @@ class Meter:
 
 def stop_the_clock(peer: RawPeer) -> None:
     """However slow the machine, the flood comes at once."""
-    budget = peer.session._engine.protocol.budget
+    budget = peer.session._engine.core.protocol.budget
     now = budget._clock()
     budget._clock = lambda: now
 
@@ -167,6 +167,7 @@ def test_rapid_reset_hands_out_no_more_streams_than_may_be_open(raw: Raw, crew: 
         until(lambda: peer.session.stats().bytes_received > 10_000 * 24)
         assert meter.look() < 2 * MIB
     assert len(held) == 20
+    assert held[0].recv(9) == b"work"
     with pytest.raises(muxado.StreamReset):
         held[0].recv(1)
     while held:
@@ -241,7 +242,7 @@ def test_a_window_full_of_tiny_frames(raw: Raw, size: int) -> None:
     frames = frame(DATA, 0, 3, b"abc"[:size]) * (window // size)
     with Meter() as meter:
         flood(peer, frames)
-        until(lambda: stream._state.buffered == window // size * size)
+        until(lambda: stream._state.buffer.size == window // size * size)
         assert meter.look() <= 3 * window
     assert len(stream.recv(window)) > 0
     stream.close()
@@ -361,7 +362,7 @@ class TestTLSClientsThatNeverSpeak:
     def test_each_has_its_time(
         self, monkeypatch: pytest.MonkeyPatch, certificate: Certificate
     ) -> None:
-        monkeypatch.setattr(listener, "_HANDSHAKE", 0.05)
+        monkeypatch.setattr(accepting, "HANDSHAKE_TIMEOUT", 0.05)
         context = certificate.server_context()
         with (
             muxado.listen_tls(("127.0.0.1", 0), context) as listening,
@@ -374,7 +375,7 @@ class TestTLSClientsThatNeverSpeak:
         self, monkeypatch: pytest.MonkeyPatch, certificate: Certificate
     ) -> None:
         """One more, and the one that has had the most time goes."""
-        monkeypatch.setattr(listener, "_MAX_HANDSHAKES", 3)
+        monkeypatch.setattr(accepting, "_MAX_HANDSHAKES", 3)
         with muxado.listen_tls(("127.0.0.1", 0), certificate.server_context()) as listening:
             silent = [socket.create_connection(listening.getsockname()) for _ in range(5)]
             for sock in silent[:2]:
@@ -436,17 +437,17 @@ class TestAPeerThatNeverReads:
         peer.send(frame(WNDINC, 0, 3, word(2**30)))
         streams = [peer.session.accept()[0] for _ in range(50)]
         filling = crew.start(streams[0].sendall, bytes(MIB))  # the connection
-        until(lambda: peer.session._engine._jammed)
+        until(lambda: peer.session._engine.writing.jam)
         with Meter() as meter:
             for stream in streams[1:]:
                 peer.send(frame(DATA, 0, stream.id, bytes(1000)))
                 for _ in range(10):
                     assert len(stream.recv(100)) == 100
             assert meter.look() < 256 * KIB
-        assert len(peer.session._engine.protocol.grants) == 49
+        assert len(peer.session._engine.core.protocol.pending.grants) == 49
         crew.start(drain, peer)
         filling.result()
-        until(lambda: not peer.session._engine.protocol.grants)
+        until(lambda: not peer.session._engine.core.protocol.pending.grants)
         peer.session.kill()
         for stream in streams:
             stream.close()

@@ -10,13 +10,15 @@ import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 import muxado
 from muxado import ErrorCode
+from muxado.engine.core import Core
+from muxado.engine.keepalive import Keepalive
 
 from ..helpers.crew import GUARD, Crew
 from ..helpers.gates import Once, Plain, before
@@ -77,7 +79,7 @@ def test_drain_waits_for_a_stream_that_is_dropped(sessions: Sessions, crew: Crew
 def test_a_stream_is_dropped_after_the_writer_thread_has_looked(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is dropped between that thread's look at what was dropped and its sleep."""
+    """It is dropped in that thread itself, inside of a section, behind its look at what was."""
     client, server = sessions.socketpair()
     with client.open() as near:
         near.settimeout(GUARD)
@@ -85,41 +87,17 @@ def test_a_stream_is_dropped_after_the_writer_thread_has_looked(
         held = [accept(server)]
         assert held[0].recv(1) == b"x"
         engine = server._engine
-        until(lambda: engine._writer_parked)
-        before(monkeypatch, engine, "_heartbeat_locked", Once(lambda: drop(held)))
-        engine._rouse()  # for nothing: after this one look it sleeps again
+        dropping = Once(lambda: drop(held))
+
+        def look(keepalive: Keepalive, now: float) -> None:
+            if keepalive is engine.keepalive:
+                dropping()
+
+        until(lambda: engine.writing.parked)
+        before(monkeypatch, Keepalive, "look", look)
+        engine.core.writer_waiter.wake()  # for nothing: after this one look it sleeps again
         assert near.recv(1) == b""
-
-
-def test_a_stream_is_dropped_while_the_writer_thread_is_woken(
-    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between somebody's look whether the writer thread sleeps and the wake-up that follows."""
-
-    class Waiter:
-        def __init__(self, waiter: Any) -> None:
-            self.acquire, self.release = waiter.acquire, waiter.release
-            self._waiter = waiter
-
-        def locked(self) -> bool:
-            locked: bool = self._waiter.locked()
-            if locked:
-                meanwhile()
-            return locked
-
-    client, server = sessions.socketpair()
-    with client.open() as near:
-        near.settimeout(GUARD)
-        near.sendall(b"x")
-        held = [accept(server)]
-        assert held[0].recv(1) == b"x"
-        engine = server._engine
-        meanwhile = Once(lambda: drop(held))
-        until(lambda: engine._writer_parked)
-        monkeypatch.setattr(engine, "_writer_waiter", Waiter(engine._writer_waiter))
-        server.open().close()
         assert not held
-        assert near.recv(1) == b""
 
 
 def test_a_stream_is_dropped_between_dispatch_and_its_descriptor(
@@ -131,47 +109,93 @@ def test_a_stream_is_dropped_between_dispatch_and_its_descriptor(
     held, other = [accept(peer.session)], accept(peer.session)
     held[0].fileno()
     engine = peer.session._engine
-    before(monkeypatch, engine, "_follow_up", Once(lambda: drop(held)))
+    dropping = Once(lambda: drop(held))
+
+    def settle(core: Core) -> None:
+        if core is engine.core and core.stale:
+            dropping()
+
+    before(monkeypatch, Core, "settle", settle)
     peer.send(frame(DATA, 0, 3, b"news"))
     until(lambda: not held)
     until(lambda: peer.session.stats().streams == 1)
     peer.send(frame(DATA, 0, 5, b"and on"))
     assert other.recv(6) == b"and on"
-    assert engine._pins == 0
+    assert engine.reading.pins == 0
     other.close()
 
 
-def test_close_flushes_for_what_was_dropped(
-    raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_flushes_for_what_was_dropped(raw: Callable[..., RawPeer]) -> None:
     """The session is closed before the writer thread has seen that a stream was dropped."""
     peer = raw()
     peer.send(frame(DATA, SYN, 3))
     held = [accept(peer.session)]
-    monkeypatch.setattr(peer.session._engine, "_rouse", lambda: None)
     drop(held)
     peer.session.close()
     assert peer.expect(DATA, 3).flags == FIN
     peer.expect(GOAWAY, 0)
 
 
-def test_a_session_is_dropped_with_a_descriptor() -> None:
+def is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is given back meanwhile is given back without the garbage collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("end", ["none", "this side's", "the peer's"])
+def test_a_dropped_stream_gives_its_descriptors_back(sessions: Sessions, end: str) -> None:
+    """At once, whether its session lives or has ended."""
+    client, server = sessions.socketpair()
+    with client.open() as near:
+        near.sendall(b"x")
+        held = [accept(server)]
+        descriptor = held[0].fileno()
+        if end == "this side's":
+            server.close()
+        elif end == "the peer's":
+            client.close()
+            server.wait(GUARD)
+            until(lambda: not threads_of(server))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            held.clear()
+        until(lambda: not is_open(descriptor))
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("end", ["none", "this side's", "the peer's"])
+def test_a_dropped_session_gives_its_descriptors_back(end: str) -> None:
     """Its threads bring up the descriptor for the last time when nobody holds it any more."""
     near, far = socket.socketpair()
     held: Litter = [muxado.server(near)]
     descriptor = held[0].fileno()
-    threads = threads_of(held[0])
-    drop(held)
-    for thread in threads:
-        thread.join(GUARD)
-        assert not thread.is_alive()
-    del threads
     far.settimeout(GUARD)
-    assert far.recv(8)[3] >> 4 == 3, "a GOAWAY"
+    if end == "this side's":
+        held[0].close()
+    elif end == "the peer's":
+        far.shutdown(socket.SHUT_WR)
+        held[0].wait(GUARD)
+        threads = threads_of(held[0])
+        until(lambda: not any(thread.is_alive() for thread in threads))
+        del threads
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        held.clear()
+    assert far.recv(8)[3] >> 4 == GOAWAY
     far.close()
-    gc.collect()
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        os.fstat(descriptor)
+    until(lambda: not is_open(descriptor))
 
 
 def test_dropped_over_a_connection_that_nothing_wakes(sessions: Sessions) -> None:
@@ -221,7 +245,7 @@ def test_the_warning_is_an_error(sessions: Sessions, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("end", ["this", "the peer's"])
 def test_close_does_not_wait_for_bytes_that_nothing_can_send(
-    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch, end: str
+    sessions: Sessions, crew: Crew, end: str
 ) -> None:
     """They were left by a file's finalizer, and the stream takes no more."""
     pair = sessions.socketpair(linger=10 * GUARD, heartbeat_interval=None)
@@ -234,19 +258,10 @@ def test_close_does_not_wait_for_bytes_that_nothing_can_send(
             near.recv(1)
     files = [near.makefile("wb")]
     files[0].write(b"lost")
-    engine = pair[0]._engine
-    writer, wake = engine._writer_waiter, engine._wake_locked
-    until(lambda: engine._writer_parked)
-    # The writer thread looks only once somebody waits for it, if it does not happen to nap.
-    monkeypatch.setattr(engine, "_rouse", lambda: None)
-    monkeypatch.setattr(engine, "_wake_locked", lambda who: None if who is writer else wake(who))
     files.clear()
     closing = crew.start(pair[0].close)
-    until(lambda: engine.blocked() or engine.death is not None)
-    monkeypatch.undo()
-    with engine._lock:
-        wake(writer)
     closing.result()
+    far.close()
 
 
 @pytest.mark.parametrize("left", [b"", b"bytes"])
@@ -260,7 +275,7 @@ def test_a_stream_is_dropped_while_its_reader_reads_for_everybody(
     while True:
         reading = crew.start(near.recv, 1)
         waiting(pair[0], 1)
-        if isinstance(engine._reading, list):
+        if engine.core.leader not in (None, engine.core.reader_waiter):
             break
         far.sendall(b"x")  # the reader thread, which sits, sees that there is a caller, and goes
         assert reading.result() == b"x"

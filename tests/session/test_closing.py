@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 import muxado
 from muxado import ErrorCode
+from muxado.transport import Buffer
 
 from ..helpers.crew import GUARD, Crew
 from ..helpers.gates import before
-from ..helpers.support import Connector, Sessions, streams, threads_of, until, waiting
+from ..helpers.support import (
+    GOAWAY,
+    Connector,
+    Sessions,
+    callers_waiting,
+    streams,
+    threads_of,
+    until,
+    waiting,
+)
 
 
 def ended_well(*sessions: muxado.Session) -> None:
@@ -21,7 +33,7 @@ def ended_well(*sessions: muxado.Session) -> None:
         end = session.wait(GUARD)
         assert (end.code, end.error) == (ErrorCode.NO_ERROR, None)
         until(lambda: not threads_of(session))  # noqa: B023
-        assert session._engine.blocked() == 0
+        assert callers_waiting(session) == 0
 
 
 @pytest.mark.parametrize("attempt", range(5))
@@ -50,8 +62,13 @@ def test_both_have_ended_before_either_says_so(
     pair = connector()
     streams(pair)
     both = threading.Barrier(2)
+
+    def hold(buffers: Sequence[Buffer]) -> None:
+        if b"".join(buffers)[3] >> 4 == GOAWAY:
+            both.wait(GUARD)
+
     for session in pair:
-        before(monkeypatch, session._engine, "_speak_last", lambda: both.wait(GUARD))
+        before(monkeypatch, session._engine.transport, "send", hold)
     closing = [crew.start(session.close) for session in pair]
     for task in closing:
         task.result()
@@ -131,4 +148,19 @@ def test_closing_under_a_thousand_busy_streams(sessions: Sessions, crew: Crew, e
     for session in pair:
         session.wait(GUARD)
         until(lambda: not threads_of(session))  # noqa: B023
-        assert session._engine.blocked() == 0
+        assert callers_waiting(session) == 0
+
+
+def test_a_writer_is_told_that_both_directions_are_shut(connector: Connector) -> None:
+    """Nobody will read what it sends, though the stream was not closed."""
+    near, far = streams(connector())
+    far.settimeout(GUARD)
+    near.shutdown(socket.SHUT_RDWR)
+    assert far.recv(1) == b""
+    sent = 0
+    with pytest.raises(ConnectionError) as caught:
+        while sent < 10_000_000:
+            sent += far.send(bytes(1000))
+    assert isinstance(caught.value, muxado.StreamReset)
+    assert caught.value.code == ErrorCode.STREAM_CLOSED
+    assert sent < 2_000_000

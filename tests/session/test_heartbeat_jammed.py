@@ -23,7 +23,6 @@ from ..helpers.support import (
     RST,
     WNDINC,
     RawPeer,
-    Sessions,
     frame,
     small_send_buffer,
     threads_of,
@@ -65,13 +64,8 @@ class Stuck:
 
 
 @pytest.fixture
-def stuck(
-    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[..., tuple[Stuck, muxado.Session]]]:
+def stuck() -> Iterator[Callable[..., tuple[Stuck, muxado.Session]]]:
     made = []
-    # How long an end waits for a thread that is stuck: here it waits in vain.
-    for name in ("muxado.engine.clock.GRACE", "muxado.engine.GRACE", "muxado.engine._JOIN"):
-        monkeypatch.setattr(name, 0.1)
 
     def make(frees: str, **options: Any) -> tuple[Stuck, muxado.Session]:
         made.append(Stuck(frees))
@@ -149,10 +143,8 @@ def test_a_dropped_session_whose_write_is_stuck(
 
 def beat(session: muxado.Session) -> None:
     """Have a heartbeat fall due."""
-    engine = session._engine
-    with engine._lock:
-        engine._asked = -1e9
-    engine._rouse()
+    core = session._engine.core
+    core.section(core.protocol.beat)
 
 
 def fill(stream: muxado.Stream, size: int) -> int:
@@ -168,14 +160,12 @@ def fill(stream: muxado.Stream, size: int) -> int:
 def test_it_overtakes_what_non_blocking_sends_have_left(raw: Callable[..., RawPeer]) -> None:
     """Several, one after the other, while the connection takes nothing."""
     peer = raw(client=True, heartbeat_interval=0.1, heartbeat_tolerance=60)
-    engine = peer.session._engine
     small_send_buffer(peer.session)
     with peer.session.open() as stream:
         total = fill(stream, 1000)
-        before = engine._beats[0]
-        until(lambda: engine._beats[0] >= before + 3)
-        asked = engine._beats[0]
-        until(lambda: engine._jammed and not engine.protocol._probing)
+        before = peer.session.stats().heartbeats_sent
+        until(lambda: peer.session.stats().heartbeats_sent >= before + 3)
+        asked = peer.session.stats().heartbeats_sent
         seen = probes = 0
         while probes < asked:
             got = peer.read()
@@ -191,26 +181,31 @@ def test_it_overtakes_what_non_blocking_sends_have_left(raw: Callable[..., RawPe
 
 
 def test_it_overtakes_a_batch_that_is_under_way(raw: Callable[..., RawPeer], crew: Crew) -> None:
-    """A caller waits for the connection with a hundred frames in hand."""
+    """A caller waits for the connection with frames of many streams in hand."""
     peer = raw(client=True, heartbeat_interval=60)
     engine = peer.session._engine
     small_send_buffer(peer.session)
-    engine._frame_alone = engine._frame_shared = 1000
-    with peer.session.open() as stream:
-        sending = crew.start(stream.sendall, bytes(100_000))
-        until(lambda: engine._jammed)
-        beat(peer.session)
-        until(lambda: engine.protocol._probing)
-        before = 0
-        while (got := peer.read()) is not None and got.stream_id != PROBE:
-            before += len(got.body)
+    first, *others = [peer.session.open() for _ in range(13)]
+    sending = [crew.start(first.sendall, bytes(100_000))]
+    until(lambda: engine.writing.jam)
+    sending += [crew.start(stream.sendall, bytes(10_000)) for stream in others]
+    waiting(peer.session, 13)
+    assert len(peer.expect(DATA, first.id).body) == 100_000
+    until(lambda: peer.session.stats().bytes_sent > 100_100 and engine.writing.jam)
+    beat(peer.session)
+    seen = []
+    while (got := peer.read()) is not None and got.stream_id != PROBE:
+        seen.append(len(got.body))
+    assert got is not None
+    assert sum(seen) < 60_000
+    while sum(seen) < 120_000:
+        got = peer.read()
         assert got is not None
-        assert before < 50_000
-        seen = before
-        while seen < 100_000:
-            got = peer.expect(DATA, stream.id)
-            seen += len(got.body)
-        sending.result()
+        seen.append(len(got.body))
+    for task in sending:
+        task.result()
+    for stream in (first, *others):
+        stream.close()
 
 
 @pytest.mark.parametrize("seed", range(5))

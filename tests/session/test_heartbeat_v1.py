@@ -126,8 +126,8 @@ def test_a_peer_that_will_not_be_asked(
     peer.expect(SYN, 3)
     asked(peer, 3)
     peer.send(refusal)
-    protocol = peer.session._engine.protocol
-    until(lambda: not protocol.services)
+    protocol = peer.session._engine.core.protocol
+    until(lambda: not protocol.heartbeat_streams.streams)
     looks = 0
     beat = protocol.beat
 

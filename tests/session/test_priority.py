@@ -13,12 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import muxado
-from muxado import transport
 from muxado.config import Config
-from muxado.engine import write_seat
-from muxado.engine.write_seat import Write, WriteSeat
-from muxado.errors import ErrorCode
-from muxado.protocol import Protocol, StreamState
+from muxado.engine.core import Core
+from muxado.engine.waiting import WaitQueue
+from muxado.engine.writing import Turn, WriteSeat
 from muxado.transport import Buffer, Transport
 
 from ..helpers.crew import Crew
@@ -35,49 +33,66 @@ AHEAD = 8192
 
 
 class Paper(Transport):
-    """A connection that takes everything and keeps it."""
+    """A connection that keeps what it takes: everything at once, or ``room`` bytes at a time."""
 
-    polled = True
-
-    def __init__(self) -> None:
+    def __init__(self, room: int | None = None) -> None:
         self.taken = b""
+        self.room = room
+        self.written = []
 
     def send(self, buffers: Sequence[Buffer]) -> int:
-        self.taken += b"".join(buffers)
-        return sum(map(len, buffers))
+        data = b"".join(buffers)[: self.room]
+        self.taken += data
+        return len(data)
+
+    def wait_writable(self, seconds: float | None) -> None:
+        """There is room again at once."""
 
 
 class Desk:
     """The write seat of a session, and streams with bytes that wait to be sent."""
 
-    def __init__(self) -> None:
-        self.paper = Paper()
-        self.seat = WriteSeat(self.paper, Config(), client=True)
-        self.protocol = self.seat.protocol
+    def __init__(self, room: int | None = None) -> None:
+        self.paper = Paper(room)
+        self.core = Core(Config(), client=True)
+        self.seat = WriteSeat(self.core, self.paper)
+        self.protocol = self.core.protocol
         self.priority: dict[int, int] = {}
-        state = StreamState(0, local=True, window=0, priority=0, stream_type=0)
-        self._nobody = Write(state, memoryview(b""))  # who sits, and has nothing to send
+        self._nobody = Turn(memoryview(b""))  # of the one who sits, and has nothing to send
 
-    def add(self, priority: int, data: int | bytes | bytearray) -> None:
+    def add(self, priority: int, data: int | bytearray) -> None:
         stream = self.protocol.open(priority=priority, stream_type=0, fin=False)
         view = memoryview(bytes(data) if isinstance(data, int) else data)
-        stream.write = Write(stream, view)
+        stream.writers = WaitQueue()
+        stream.write = Turn(view)
         self.protocol.schedule.add(stream, priority)
         self.priority[stream.id] = priority
 
-    def buffers(self) -> list[Buffer]:
-        with self.seat._lock:
-            return self.seat._batch_locked(self._nobody)
+    def take(self) -> None:
+        """Sit down, with a batch."""
+
+        def take_locked() -> None:
+            self.seat.load_locked()
+            self.seat.add_by_schedule_locked(self._nobody)
+
+        self.core.section(take_locked)
+
+    def write(self) -> list[tuple[int, bytes]]:
+        """Write the batch: what goes out, as stream ids with the bytes of each."""
+        assert self.seat.write_batch(None)
+        data, frames = self.paper.taken, []
+        self.paper.taken = b""
+        while data:
+            end = 8 + int.from_bytes(data[:3], "big")
+            if data[3] >> 4 == DATA and end > 8:  # a SYN by itself is empty
+                frames.append((int.from_bytes(data[4:8], "big"), data[8:end]))
+            data = data[end:]
+        return frames
 
     def batch(self) -> list[tuple[int, int]]:
         """What goes out next: stream ids, with how many bytes of each."""
-        data, frames = b"".join(self.buffers()), []
-        while data:
-            length, kind = int.from_bytes(data[:3], "big"), data[3] >> 4
-            if kind == DATA and length:  # a SYN by itself is empty
-                frames.append((int.from_bytes(data[4:8], "big"), length))
-            data = data[8 + length :]
-        return frames
+        self.take()
+        return [(stream_id, len(body)) for stream_id, body in self.write()]
 
 
 ready = st.lists(
@@ -120,72 +135,44 @@ def test_equals_alone_send_large_batches() -> None:
     for _ in range(4):
         desk.add(7, 100_000)
     assert [length for _, length in desk.batch()] == [65536] * 2
-    alone = Desk()
-    alone.add(0, 200_000)
-    assert alone.batch()[0][1] == 131072
 
 
 def test_a_callers_memory_is_its_own_once_its_bytes_are_in_a_batch() -> None:
-    """They count as sent, so the caller may write there again. Bytes that cannot change stay."""
+    """They count as sent, so the caller may write there again before they are written."""
     desk = Desk()
-    fixed, changing = b"fixed" * 10, bytearray(b"spams" * 10)
-    desk.add(0, fixed)
+    changing = bytearray(b"spams" * 10)
     desk.add(0, changing)
-    buffers = desk.buffers()
+    desk.take()
     changing[:] = bytes(len(changing))
-    bodies = [memoryview(each) for each in buffers if len(each) == 50]
-    assert bodies == [fixed, b"spams" * 10]
-    assert bodies[0].obj is fixed
-    assert isinstance(changing, bytearray)
-    changing.clear()  # nor does anything keep it from being resized
+    assert [body for _, body in desk.write()] == [b"spams" * 10]
 
 
-class Wire:
-    """Time as it goes by on a connection that takes so many bytes a second."""
-
-    def __init__(self, rate: float, room: int) -> None:
-        self.now, self._rate, self._room, self._ahead = 1000.0, rate, room, 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def take(self, size: int) -> None:
-        """Time passes until it has: what fits into its buffer goes at a gigabyte a second."""
-        self.now += size / 1e9
-        self._ahead = max(0.0, self._ahead - self._rate * size / 1e9) + size
-        if self._ahead > self._room:
-            self.now += (self._ahead - self._room) / self._rate
-            self._ahead = self._room
+def lengths(desk: Desk, batches: int) -> list[int]:
+    """How long the frames of so many batches are, each of which has enough to send."""
+    result = []
+    for _ in range(batches):
+        while len(desk.protocol.schedule) < 3:
+            desk.add(0, 262144)
+        result += [length for _, length in desk.batch()]
+    return result
 
 
-@pytest.mark.parametrize(
-    ("rate", "most"),
-    [(1.25e6, 65536), (30e6, 65536), (60e6, 120_000), (125e6, 250_000), (1e9, 262144)],
-)
-def test_turns_are_as_long_as_the_connection_is_fast(
-    rate: float, most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever the kernel's buffers swallow at first, at 10 Mbit/s a turn is never longer."""
-    link = Wire(rate, room=6_000_000)
-    monkeypatch.setattr(write_seat, "time", link)
+def test_frames_are_long_where_the_connection_takes_whole_batches() -> None:
     desk = Desk()
-    lengths: list[int] = []
-    for _ in range(400):
-        if not desk.protocol.schedule:
-            for _ in range(3):
-                desk.add(0, 262144)
-        buffers = desk.buffers()
-        lengths += [length for length in map(len, buffers) if length > 1000]
-        size = sum(map(len, buffers))
-        link.take(size)
-        desk.seat._pace(size)
-    assert max(lengths) <= most
-    assert max(lengths[-40:]) > 0.9 * most
-    desk.add(3, 100_000)  # an urgent one waits for no long turn
+    assert max(lengths(desk, 1)) == 65536
+    assert max(lengths(desk, 10)) == 262144
+    desk.add(3, 100_000)  # an urgent one waits for no long frame
     assert max(length for _, length in desk.batch()) <= AHEAD
-    link.now += 1.0  # nothing was there to send, and how fast it is now nobody knows
-    desk.seat._pace(1000)
-    assert desk.seat._turn <= 65536
+
+
+def test_frames_are_short_where_the_connection_makes_writers_wait() -> None:
+    desk = Desk()
+    lengths(desk, 10)
+    desk.paper.room = 50_000
+    lengths(desk, 1)
+    assert max(lengths(desk, 10)) == 65536
+    desk.paper.room = None
+    assert max(lengths(desk, 10)) == 262144
 
 
 def test_a_new_priority_counts_from_the_next_frame() -> None:
@@ -200,58 +187,6 @@ def test_a_new_priority_counts_from_the_next_frame() -> None:
     desk.protocol.prioritise(last, 0)
     assert desk.batch()[0][0] != last.id
     assert first != last.id
-
-
-# Whether priorities compete.
-
-
-def recount(protocol: Protocol) -> dict[int, int]:
-    levels: dict[int, int] = {}
-    for stream in protocol.streams.values():
-        if not stream.fin_out and stream not in protocol.services:
-            levels[stream.priority] = levels.get(stream.priority, 0) + 1
-    return levels
-
-
-steps = st.lists(
-    st.tuples(
-        st.sampled_from(["open", "fin", "accept", "end", "close", "reset", "rst", "prioritise"]),
-        st.integers(0, 30),
-        st.integers(0, 2),
-    ),
-    max_size=40,
-)
-
-
-@settings(deadline=None, max_examples=150)
-@given(steps)
-def test_levels_are_counted(todo: list[tuple[str, int, int]]) -> None:
-    protocol = Protocol(Config(version=1, accept_backlog=5), client=True)
-    assert protocol.beat(), "its stream has the highest priority, and competes with none"
-    theirs = 0
-    for what, index, priority in todo:
-        mine: list[StreamState] = [
-            stream for stream in protocol.streams.values() if stream not in protocol.services
-        ]
-        if what in ("open", "fin"):
-            protocol.open(priority=priority, stream_type=0, fin=what == "fin")
-        elif what == "accept":
-            theirs += 2
-            protocol.on_syn(theirs, priority, 0)
-        elif mine:
-            stream = mine[index % len(mine)]
-            if what == "end":
-                protocol.end(stream, urgent=True)
-            elif what == "close":
-                protocol.close(stream)
-            elif what == "reset":
-                protocol.reset(stream, ErrorCode.STREAM_CANCELLED)
-            elif what == "rst":
-                protocol.on_rst(stream.id, ErrorCode.STREAM_CANCELLED)
-            else:
-                protocol.prioritise(stream, priority)
-        assert protocol.levels == recount(protocol)
-        assert protocol.mixed == (len(protocol.levels) > 1)
 
 
 def notsent(session: muxado.Session) -> int:
@@ -280,7 +215,7 @@ def test_where_there_is_no_such_option(
     sessions: Sessions, monkeypatch: pytest.MonkeyPatch, crew: Crew
 ) -> None:
     """A small buffer does, for as long as it must."""
-    monkeypatch.setattr(transport, "_NOTSENT_LOWAT", None)
+    monkeypatch.setattr("muxado.transport.base._NOTSENT_LOWAT", None)
     pair = sessions.tcp()
     sock = sock_of(pair[0])
     stream, peer = streams(pair)
@@ -301,12 +236,15 @@ def test_what_does_not_block_leaves_little_behind(sessions: Sessions) -> None:
     pair = sessions.tcp(buffers=4096)
     stream, _ = streams(pair)
     stream.setblocking(False)
+    accepted = 0
 
     def fill() -> int:
+        """Send until it would block; how much of that the connection has not taken."""
+        nonlocal accepted
         with pytest.raises(BlockingIOError):
             while True:
-                stream.send(bytes(65536))
-        return len(pair[0]._engine._unsent)
+                accepted += stream.send(bytes(65536))
+        return accepted - pair[0].stats().bytes_sent
 
     with pair[0].open(priority=URGENT):
         assert fill() <= 2 * AHEAD + AHEAD + 100

@@ -27,6 +27,7 @@ from ..helpers.support import (
     SYN,
     RawPeer,
     Sessions,
+    callers_waiting,
     frame,
     streams,
     threads_of,
@@ -146,10 +147,10 @@ def test_a_keyboard_interrupt_in_calls_that_wait_for_no_bytes(
     try:
         with muxado.listen(("127.0.0.1", 0)) as listening:
             calls: list[tuple[Callable[[], object], Callable[[], object]]] = [
-                (pair[1].drain, pair[1]._engine.blocked),
-                (pair[1].wait, pair[1]._engine.blocked),
-                (file.readline, pair[1]._engine.blocked),
-                (listening.accept, lambda: listening._arrived._waiters),  # type: ignore[attr-defined]
+                (pair[1].drain, lambda: callers_waiting(pair[1])),
+                (pair[1].wait, lambda: callers_waiting(pair[1])),
+                (file.readline, lambda: callers_waiting(pair[1])),
+                (listening.accept, lambda: listening._acceptor.waiting),
             ]
             for call, blocked in calls:
 
@@ -161,7 +162,7 @@ def test_a_keyboard_interrupt_in_calls_that_wait_for_no_bytes(
                 with pytest.raises(KeyboardInterrupt):
                     call()
                 task.result()
-                assert not pair[1]._engine.blocked()
+                assert not callers_waiting(pair[1])
             listening.settimeout(GUARD)
             sessions.keep(muxado.dial(listening.getsockname()), listening.accept()[0])
     finally:
@@ -310,7 +311,7 @@ def test_fork_while_others_are_inside() -> None:
         inside, leave = threading.Event(), threading.Event()
 
         def hold():
-            with engine._over._cond, engine._last_words._cond, readiness._lock, engine._lock:
+            with readiness._lock, engine.core.lock:
                 inside.set()
                 leave.wait()
 
@@ -446,17 +447,44 @@ def test_exit_while_a_write_is_stuck_in_a_pipe() -> None:
     assert len(received) <= 2**16, "what the pipe takes"
 
 
-def test_exit_with_an_unflushed_file() -> None:
-    """Its finalizer runs when the session has had its last word: it says nothing, and ends."""
-    for mode in ("wb", "rwb"):
-        received, said = exit_over_pipes(
-            f"""
-            stream.sendall(b"last")
-            file = stream.makefile({mode!r}, 200_000)
-            file.write(bytes(100_000))
-            """,
-            read=True,
-        )
-        assert said == b""
-        assert b"last" in received
-        assert received.endswith(frame(GOAWAY, 0, 0, bytes(8)))
+@pytest.mark.parametrize("mode", ["w", "wb", "rwb"])
+def test_exit_with_an_unflushed_file(mode: str) -> None:
+    """What a file still holds is sent before the session says goodbye, as a socket's is."""
+    received, said = exit_over_pipes(
+        f"""
+        stream.sendall(b"last")
+        file = stream.makefile({mode!r}, 200_000)
+        file.write({"x" if mode == "w" else b"x"!r} * 100_000)
+        """,
+        read=True,
+    )
+    assert said == b""
+    assert b"last" in received
+    assert received.count(b"x") == 100_000
+    assert received.endswith(frame(GOAWAY, 0, 0, bytes(8)))
+
+
+def test_exit_with_a_file_that_is_being_flushed() -> None:
+    """The peer grants no window: neither that thread nor the exit waits for it for ever."""
+    received, said = exit_over_pipes(
+        """
+        def flush(file):
+            try:
+                file.write(bytes(500_000))
+                file.flush()
+            except OSError:
+                pass
+
+        for number in range(2):
+            file = session.open().makefile("wb")
+            threading.Thread(target=flush, args=(file,), daemon=True).start()
+            while not session.stats().stalled > number:
+                pass
+        other = session.open().makefile("w")
+        other.write("the others do not matter to this one")
+        """,
+        read=True,
+    )
+    assert said == b""
+    assert b"the others do not matter to this one" in received
+    assert received.endswith(frame(GOAWAY, 0, 0, bytes(8)))

@@ -123,7 +123,7 @@ class Run:
 
     def read(self, which: int, number: int, size: int) -> None:
         side = self.sides[which]
-        if held := self.pick(side, number, lambda s: s.buffered):
+        if held := self.pick(side, number, lambda s: s.buffer.size):
             side.end.read(held.state, size)
 
     def announce(self, which: int, number: int, size: int) -> None:
@@ -156,7 +156,7 @@ class Run:
         protocol = side.end.protocol
         side.dead = True
         if how == "jam":
-            protocol.give_up_opening()
+            protocol.abandon_opening()
             side.unsent.clear()
             side.last = len(side.taken)
             return
@@ -164,7 +164,7 @@ class Run:
             protocol.refuse_backlog()
             side.accepts = False
             side.unsent += protocol.control_frames(opening=True)
-        protocol.give_up_opening()
+        protocol.abandon_opening()
         self.nobody_tries_again_what_was_seen()
         protocol.go_away(ErrorCode.NO_ERROR, b"", final=True)
         side.unsent += protocol.control_frames(opening=False)
@@ -247,7 +247,7 @@ class Run:
         self.nobody_tries_again_what_was_seen()
         if how == "close":
             other.dead = True
-            other.end.protocol.give_up_opening()
+            other.end.protocol.abandon_opening()
             for held in other.local():
                 if not held.let_go:
                     assert other.told(held) == (held.state.id not in side.seen)
@@ -335,7 +335,7 @@ class TestOnSessions:
         small_send_buffer(peer.session)
         first = peer.session.open()
         filling = crew.start(first.sendall, bytes(200_000))
-        until(lambda: peer.session._engine._jammed)
+        until(lambda: peer.session._engine.writing.jam)
         second = peer.session.open()
         if not blocking:
             second.setblocking(False)
@@ -355,14 +355,17 @@ class TestOnSessions:
     def test_last_words_open_no_stream(self, raw: Callable[..., RawPeer]) -> None:
         """Whoever was told that a stream was never sent must be able to rely on it."""
         peer = raw(client=True, heartbeat_interval=None)
-        engine = peer.session._engine
-        with engine._lock:
-            stream = engine.protocol.open(priority=0, stream_type=0, fin=True)
-            engine.protocol.announce(stream)
-            engine._die_locked(ErrorCode.INTERNAL_ERROR, None, b"")
+        core = peer.session._engine.core
+
+        def open_and_end_locked() -> StreamState:
+            stream = core.protocol.open(priority=0, stream_type=0, fin=True)
+            core.protocol.announce(stream)
+            core.end_locked(ErrorCode.INTERNAL_ERROR, None, b"")
+            return stream
+
+        stream = core.section(open_and_end_locked)
         assert [got.type for got in peer.rest()] == [GOAWAY]
-        with engine._lock:
-            assert engine.session_error_locked(stream).retryable
+        assert core.session_error(stream).retryable
 
     def test_handed_out_after_the_end(self, sessions: Sessions) -> None:
         """A session that fails still hands out what came before; its GOAWAY does not deny it."""
@@ -381,12 +384,21 @@ class TestOnSessions:
             stream.close()
         theirs.close()
 
-    def test_reset_before_it_left(self, raw: Callable[..., RawPeer]) -> None:
+    def test_reset_before_it_left(self, raw: Callable[..., RawPeer], crew: Crew) -> None:
+        """The connection takes nothing, so the SYN cannot go before the stream is reset."""
         peer = raw(client=True, heartbeat_interval=None)
-        with peer.session._engine._lock:  # nobody sends its SYN meanwhile
-            stream = peer.session.open()
-            stream.reset()
+        small_send_buffer(peer.session)
+        other = peer.session.open()
+        filling = crew.start(other.sendall, bytes(200_000))
+        until(lambda: peer.session._engine.writing.jam)
+        stream = peer.session.open()
+        stream.reset()
         with pytest.raises(muxado.StreamReset) as caught:
             stream.recv(1)
         assert caught.value.retryable
         stream.close()
+        peer.session.kill()
+        with pytest.raises(muxado.SessionClosed):
+            filling.result()
+        other.close()
+        assert all(got.stream_id == other.id for got in peer.rest()), "it never left"

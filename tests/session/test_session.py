@@ -382,7 +382,7 @@ def test_config_is_taken_whole() -> None:
     near, far = socket.socketpair()
     config = muxado.Config(window=1000, linger=0.0)
     with muxado.client(near, config=config) as client, muxado.server(far, config=config):
-        assert client._engine.config is config
+        assert client._engine.core.protocol.config is config
     near, far = socket.socketpair()
     with near, far, pytest.raises(TypeError, match="Config"):
         muxado.client(near, config={"window": 1})
@@ -422,12 +422,12 @@ def test_reset_before_anything_was_sent(raw: Callable[..., RawPeer]) -> None:
     """The peer never hears of it."""
     peer = raw(client=True)
     engine = peer.session._engine
-    with engine._lock:  # so that the writer thread cannot be first
-        engine._writing = True
+    with engine.core.lock:  # so that the writer thread cannot be first
+        engine.core.writer = True
     stream = peer.session.open()
     stream.reset()
-    with engine._lock:
-        engine._writing = False
+    with engine.core.lock:
+        engine.core.writer = False
     with pytest.raises(muxado.StreamReset):
         stream.send(b"x")
     stream.close()

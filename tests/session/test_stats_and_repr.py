@@ -66,7 +66,7 @@ class TestStats:
         assert theirs.frames_sent == mine.frames_received == 1
         assert (mine.reset, theirs.reset) == (1, 0)
         assert (mine.stalls, mine.write_wait, mine.refused) == (0, 0.0, 0)
-        assert mine.flood_budget == client._engine.config.flood_budget
+        assert mine.flood_budget == client._engine.core.protocol.config.flood_budget
 
     @pytest.mark.parametrize("version", [1, 2])
     def test_every_frame_counts_once(self, sessions: Sessions, version: int) -> None:
@@ -82,8 +82,8 @@ class TestStats:
         until(lambda: client.stats().streams == server.stats().streams == 0)
         until(lambda: client.stats().frames_sent == server.stats().frames_received)
         until(lambda: server.stats().frames_sent == client.stats().frames_received)
-        for session in (client, server):
-            until(lambda: session._engine._sent == session._engine.protocol.framed)  # noqa: B023
+        for engine in (client._engine, server._engine):
+            until(lambda: engine.writing.sent == engine.core.protocol.pending.framed)  # noqa: B023
 
     def test_frames_cut_into_bytes(self, raw: Raw) -> None:
         peer = raw()
@@ -97,7 +97,7 @@ class TestStats:
 
     def test_refused_and_reset(self, raw: Raw) -> None:
         peer = raw(accept_backlog=2)
-        budget = peer.session._engine.protocol.budget
+        budget = peer.session._engine.core.protocol.budget
         now = budget._clock()
         budget._clock = lambda: now  # or it may be full again
         peer.send(*(frame(DATA, SYN, number, b"hello") for number in (3, 5, 7, 9, 11)))
@@ -214,7 +214,7 @@ class TestRepr:
         pattern = r"the connection takes no more bytes since \d+\.\d s: the-sender waits with \d+"
         until(lambda: re.search(pattern, repr(peer.session)))
         assert "1 in send()" in repr(peer.session)
-        with peer.session._engine._lock:
+        with peer.session._engine.core.lock:
             repr(peer.session)
         peer.session.kill()
         thread.join(GUARD)
@@ -239,7 +239,7 @@ class TestRepr:
         assert "oops" in repr(peer.session)
         assert "its session closed" in repr(stream)
         stream.close()
-        assert f"Stream 3 of {peer.session._engine.name}: closed" in repr(stream)
+        assert f"Stream 3 of {peer.session._engine.core.name}: closed" in repr(stream)
 
     def test_halves(self, sessions: Sessions) -> None:
         near, far = streams(sessions.socketpair())
@@ -265,7 +265,7 @@ class TestRepr:
         locked, leave = threading.Event(), threading.Event()
 
         def hold() -> None:
-            with session._engine._lock:
+            with session._engine.core.lock:
                 locked.set()
                 leave.wait(GUARD)
 

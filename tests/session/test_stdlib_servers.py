@@ -191,7 +191,7 @@ def test_a_dead_session_does_not_make_the_loop_spin(
     serving = crew.start(server.serve_forever, 0.001)
     assert ask(client, b"one\n") == b"ONE\n"
     {"close": session.close, "kill": session.kill, "peer": client.close}[how]()
-    until(lambda: session._engine._told)
+    until(lambda: session._engine.core.told)
     before = server.turns
     for _ in range(20):
         server.idle.clear()
@@ -210,4 +210,53 @@ def test_serve_returns_when_the_server_is_shut_down(sessions: Sessions, crew: Cr
     serving.result()
     assert not session.closed
     assert not [t for t in threading.enumerate() if t.name == "muxado-serve"]
+    server.server_close()
+
+
+@pytest.mark.parametrize("end", ["close", "kill", "peer"])
+@pytest.mark.parametrize("told", [False, True])
+def test_serve_on_a_session_that_is_over(sessions: Sessions, end: str, told: bool) -> None:
+    """There is nothing to serve, whoever ended it, and whether or not somebody was told."""
+    client, session = sessions.tcp()
+    {"close": session.close, "kill": session.kill, "peer": client.close}[end]()
+    session.wait(GUARD)
+    if told:
+        with pytest.raises(muxado.SessionClosed):
+            session.accept()
+    for _ in range(2):
+        server = socketserver.TCPServer(("", 0), Upper, bind_and_activate=False)
+        session.serve(server)
+    assert not [t for t in threading.enumerate() if t.name == "muxado-serve"]
+    server.server_close()
+    assert session.fileno() == -1
+
+
+class NotImplementedHere(http.server.SimpleHTTPRequestHandler):
+    """Answers 501 to a POST, and closes without having read its body."""
+
+    def log_message(self, *args: Any) -> None:
+        """Not on the test's standard error."""
+
+
+@pytest.mark.parametrize("size", [10, 10_000, 200_000])
+def test_an_answer_to_a_request_whose_body_is_not_read(
+    connector: Connector, crew: Crew, size: int
+) -> None:
+    """It arrives each time, as over a socket, though the stream is reset behind it."""
+    client, session = connector()
+    server = http.server.ThreadingHTTPServer(("", 0), NotImplementedHere, bind_and_activate=False)
+    serving = crew.start(session.serve, server)
+    for _ in range(10):
+        connection = http.client.HTTPConnection("page")
+        connection.sock = client.dial(timeout=GUARD)
+        try:
+            connection.request("POST", "/", body=bytes(size))
+        except ConnectionError:
+            pass  # the answer came before the whole body had been sent
+        response = connection.getresponse()
+        assert response.status == 501
+        assert len(response.read()) == int(response.headers["Content-Length"])
+        connection.close()
+    client.close()
+    serving.result()
     server.server_close()

@@ -31,6 +31,7 @@ from ..helpers.support import (
     streams,
     tcp_pair,
     threads_of,
+    until,
     waiting,
 )
 
@@ -108,6 +109,117 @@ def test_an_object_with_three_methods(sessions: Sessions, crew: Crew, kind: type
         pipe._incoming.close()
     assert not threads_of(pair[0])
     assert not threads_of(pair[1])
+
+
+class Wrapped:
+    """A socket as an object with three methods."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+
+    def recv(self, size: int) -> bytes:
+        return self.sock.recv(size)
+
+    def sendall(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+def test_an_object_with_a_time_out(sessions: Sessions, crew: Crew) -> None:
+    """That its recv() raises TimeoutError says that it is idle, not that it is broken."""
+    near, far = socket.socketpair()
+    near.settimeout(0.001)
+    idle = threading.Event()
+    recv = near.recv
+
+    class Idle(Wrapped):
+        def recv(self, size: int) -> bytes:
+            try:
+                return recv(size)
+            except TimeoutError:
+                idle.set()
+                raise
+
+    pair = muxado.client(Idle(near)), muxado.server(far)
+    sessions.keep(*pair)
+    assert idle.wait(GUARD)
+    a, b = streams(pair)
+    a.sendall(b"hello")
+    assert b.recv(5) == b"hello"
+    b.sendall(b"hello")
+    assert a.recv(5) == b"hello"
+
+
+@pytest.mark.parametrize("call", ["recv", "sendall"])
+def test_the_error_of_an_object_is_why_the_session_ended(sessions: Sessions, call: str) -> None:
+    near, far = socket.socketpair()
+    error = OSError("out of order")
+    broken = threading.Event()
+
+    class Broken(Wrapped):
+        def recv(self, size: int) -> bytes:
+            if call == "recv":
+                broken.wait()
+                raise error
+            return super().recv(size)
+
+        def sendall(self, data: bytes) -> None:
+            if call == "sendall":
+                raise error
+            super().sendall(data)
+
+    session = muxado.client(Broken(near))
+    sessions.keep(session)
+    stream = session.open()
+    if call == "sendall":
+        stream.sendall(b"x")
+    broken.set()
+    end = session.wait(GUARD)
+    assert (end.code, end.error) == (muxado.ErrorCode.PEER_EOF, error)
+    with pytest.raises(muxado.SessionClosed) as caught:
+        stream.recv(1)
+    assert caught.value.__cause__ is error
+    stream.close()
+    far.close()
+
+
+@pytest.mark.parametrize("stuck", ["recv", "sendall", "close"])
+def test_closing_waits_for_nothing_that_cannot_come(stuck: str) -> None:
+    """The object's recv() never ends, and perhaps other calls do not either."""
+    release = threading.Event()
+    sent: list[bytes] = []
+
+    class Stuck:
+        def recv(self, size: int) -> bytes:
+            release.wait()
+            return b""
+
+        def sendall(self, data: bytes) -> None:
+            if stuck == "sendall":
+                release.wait()
+            sent.append(data)
+
+        def close(self) -> None:
+            if stuck == "close":
+                release.wait()
+
+    session = muxado.client(Stuck(), linger=0.01 if stuck == "sendall" else 1000.0)
+    stream = session.open()
+    stream.sendall(b"last words")
+    stream.close()
+    session.close()
+    session.close()
+    session.kill()
+    assert session.closed
+    assert not threads_of(session)
+    if stuck != "sendall":
+        assert b"last words" in b"".join(sent)
+    release.set()
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("muxado")])
 
 
 CHILD = """
@@ -226,6 +338,25 @@ def test_an_ssl_socket(
     exchange(pair, crew)
     pair[0].close()
     assert pair[1].wait(GUARD).error is None
+
+
+def test_a_non_blocking_ssl_socket(
+    sessions: Sessions, crew: Crew, certificate: Certificate
+) -> None:
+    """Its handshake is still to come."""
+    near, far = tcp_pair()
+    near.setblocking(False)
+    far.setblocking(False)
+    tls_near = certificate.client_context().wrap_socket(
+        near, server_hostname="localhost", do_handshake_on_connect=False
+    )
+    tls_far = certificate.server_context().wrap_socket(
+        far, server_side=True, do_handshake_on_connect=False
+    )
+    making = crew.start(muxado.server, tls_far)
+    pair = muxado.client(tls_near), making.result()
+    sessions.keep(*pair)
+    exchange(pair, crew, 1000)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -72,7 +72,8 @@ class TestOpening:
     def test_nothing_will_be_written(self, raw: Raw) -> None:
         peer = raw(client=True, typed=True)
         with peer.session.open(stream_type=7, fin=True):
-            assert peer.read() == (DATA, SYN | FIN, 3, word(7))
+            assert peer.read() == (DATA, SYN, 3, word(7))
+            assert peer.read() == (DATA, FIN, 3, b"")
 
     def test_without_blocking(self, raw: Raw) -> None:
         peer = raw(client=True, typed=True)

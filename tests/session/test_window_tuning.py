@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 import muxado
 from muxado.config import Config
-from muxado.flow import ReceiveWindow, SendWindow, Windows
 from muxado.protocol import Protocol
+from muxado.protocol.flow import ReceiveWindow, SendWindow, Windows
 
 from ..helpers.crew import GUARD, Crew
 from ..helpers.gates import Once, before
 from ..helpers.link import Link
-from ..helpers.support import DATA, SYN, WNDINC, RawPeer, Sessions, frame, streams, until
+from ..helpers.pure import rst, syn
+from ..helpers.support import DATA, SYN, WNDINC, RawPeer, Sessions, frame, streams, until, waiting
 
 KIB, MIB = 2**10, 2**20
 #: What a stream starts with, on version 1 and on version 2.
@@ -309,7 +310,7 @@ def test_empty_frames_do_not_make_a_slow_reader_quick() -> None:
         now += 1.0
         protocol.feed(memoryview(frame(DATA, 0, 3)))
         now += 0.001
-        protocol.consumed(stream, len(stream.take(32 * KIB)))
+        protocol.consumed(stream, len(stream.buffer.take(32 * KIB)))
         protocol.control_frames(opening=False)
     assert stream.receive.size == 256 * KIB
 
@@ -350,14 +351,15 @@ class Grown:
         self.engine = peer.session._engine
         peer.send(frame(DATA, SYN, 3), frame(DATA, SYN, 5))
         self.stream, self.other = peer.session.accept()[0], peer.session.accept()[0]
-        window = self.stream._state.receive
-        self.start = window.size
-        with self.engine._lock:
-            protocol = self.engine.protocol
-            protocol.windows._resize(window, 16 * self.start)
-            protocol.grants[self.stream._state] = None
-            protocol.urgent = True
-        self.engine.push()
+        state, protocol = self.stream._state, self.engine.core.protocol
+        self.start = state.receive.size
+
+        def grow_locked() -> None:
+            protocol.windows._resize(state.receive, 16 * self.start)
+            protocol.pending.grants[state] = None
+            protocol.pending.flush_now = True
+
+        self.engine.core.section(grow_locked)
         assert peer.expect(WNDINC, 3).word == 15 * self.start
 
     def send(self, count: int) -> None:
@@ -389,7 +391,7 @@ def test_an_update_that_waits_goes_before_the_reader_sleeps(grown: Grown, crew: 
 def test_an_update_that_waits_goes_where_nobody_reads_on(grown: Grown, crew: Crew) -> None:
     """The bytes came while another read, who has left; so has the reader of these."""
     reading = crew.start(grown.other.recv, 1)
-    until(lambda: grown.engine.blocked() == 1)
+    waiting(grown.peer.session, 1)
     grown.send(grown.start)
     grown.peer.send(frame(DATA, 0, 5, b"x"))
     assert reading.result() == b"x"
@@ -401,9 +403,9 @@ def test_an_update_that_waits_goes_while_another_sleeps_in_the_seat(
     grown: Grown, crew: Crew
 ) -> None:
     grown.send(grown.start)
-    until(lambda: grown.stream._state.buffered == grown.start)
+    until(lambda: grown.stream._state.buffer.size == grown.start)
     reading = crew.start(grown.other.recv, 1)
-    until(lambda: grown.engine.blocked() == 1)
+    waiting(grown.peer.session, 1)
     grown.read(grown.start)
     grown.told()
     grown.peer.send(frame(DATA, 0, 5, b"x"))
@@ -417,15 +419,16 @@ def test_an_update_that_waits_goes_though_its_reader_interrupts_the_leader(
     asleep, read = threading.Event(), threading.Event()
 
     def sleeps(_: object) -> None:
-        if grown.stream._state.buffered >= grown.start:
+        if grown.stream._state.buffer.size >= grown.start:
             asleep.set()
 
     before(monkeypatch, grown.engine.transport, "wait_readable", sleeps)
 
     def leads() -> bool:
-        if grown.engine._reading is grown.engine._reader_waiter:  # which leaves at the next byte
+        core = grown.engine.core
+        if core.leader is core.reader_waiter:  # which leaves at the next byte
             grown.send(1)
-        return grown.engine._reading not in (None, grown.engine._reader_waiter)
+        return core.leader not in (None, core.reader_waiter)
 
     def struck() -> bool:
         # Again, for one that comes just before the system call does not interrupt it.
@@ -456,7 +459,7 @@ def test_an_update_that_waits_goes_though_its_reader_interrupts_the_leader(
 def test_an_update_that_waits_goes_though_others_never_fall_silent(
     grown: Grown, crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grown.engine.transport, "glance", lambda _: True)
+    monkeypatch.setattr(grown.engine.transport, "spin", lambda: True)
     reading = crew.start(grown.read, grown.start + 1)
     grown.send(grown.start)
     grown.told()
@@ -465,19 +468,23 @@ def test_an_update_that_waits_goes_though_others_never_fall_silent(
 
 
 def test_a_session_is_closed_at_once_though_an_update_waits(grown: Grown) -> None:
-    with grown.engine._lock:
-        grown.engine.protocol.grants[grown.stream._state] = None
-        assert grown.engine._flushed_locked()
+    core = grown.engine.core
+
+    def look_locked() -> bool:
+        core.protocol.pending.grants[grown.stream._state] = None
+        return grown.engine.writing.flushed_locked()
+
+    assert core.section(look_locked)
 
 
 def test_a_stream_that_goes_gives_its_window_back() -> None:
-    protocol = Protocol(Config(), client=False)
+    protocol = Protocol(Config(), client=False, clock=lambda: 0.0)
     for stream_id in (3, 5, 7):
-        protocol.on_syn(stream_id, 0, 0)
+        protocol.feed(memoryview(syn(stream_id)))
     assert protocol.windows.promised == 3 * Config().window
     mine = protocol.open(priority=0, stream_type=0, fin=False)
     assert protocol.windows.promised == 4 * Config().window
-    protocol.on_rst(3, muxado.ErrorCode.STREAM_CANCELLED)
+    protocol.feed(memoryview(rst(3, muxado.ErrorCode.STREAM_CANCELLED)))
     protocol.close(protocol.streams[5])
     protocol.reset(protocol.streams[7], muxado.ErrorCode.STREAM_CANCELLED)
     protocol.reset(mine, muxado.ErrorCode.STREAM_CANCELLED)
@@ -515,10 +522,10 @@ def test_on_a_link(links: Callable[..., Link], crew: Crew, version: int) -> None
         stream, peer = streams((client, server))
         took = timed(stream, peer, crew)
         assert took < 35 * trip
-        windows = server._engine.protocol.windows
+        windows = server._engine.core.protocol.windows
         assert windows.trip is not None
         assert trip <= windows.trip < 2 * trip
-        assert peer._state.receive.size > 4 * server._engine.config.window
+        assert peer._state.receive.size > 4 * server._engine.core.protocol.config.window
 
 
 def test_a_thousand_readers_who_stall(links: Callable[..., Link], crew: Crew) -> None:
@@ -534,7 +541,7 @@ def test_a_thousand_readers_who_stall(links: Callable[..., Link], crew: Crew) ->
         pairs = [(stream, server.accept()[0]) for stream in opened]
         for stream, peer in pairs[:3]:
             timed(stream, peer, crew, MIB // 2)
-        windows = server._engine.protocol.windows
+        windows = server._engine.core.protocol.windows
         assert pairs[0][1]._state.receive.size > start
         assert windows.promised <= budget
         for stream, _ in pairs:
@@ -542,5 +549,5 @@ def test_a_thousand_readers_who_stall(links: Callable[..., Link], crew: Crew) ->
         last, peer = streams((client, server))
         last.sendall(b"all are here")
         assert peer.recv(100) == b"all are here"
-        held = sum(peer._state.buffered for _, peer in pairs)
+        held = sum(peer._state.buffer.size for _, peer in pairs)
         assert 1000 * start < held <= budget

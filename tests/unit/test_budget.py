@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from muxado.budget import Budget
 from muxado.errors import EnhanceYourCalm, ErrorCode
+from muxado.protocol.limits import Budget
 from tests.helpers import version1
 from tests.helpers.pure import RST, End, data, frame, goaway, rst, syn, window
 
@@ -140,8 +140,8 @@ class TestHonestPeers:
         batch = data(3, bytes(64)) * 1000
         for _ in range(2 * SMALL // 1000):
             end.feed(batch)
-            while stream.buffered:
-                end.read(stream, stream.buffered)
+            while stream.buffer.size:
+                end.read(stream, stream.buffer.size)
             end.sent()
         assert end.protocol.budget.left == SMALL
 
@@ -342,7 +342,7 @@ class TestHeldStreams:
         with pytest.raises(EnhanceYourCalm):
             for number in range(3, 60_003, 2):
                 end.protocol.close(end.accepted(number, unread))
-        owed = len(end.protocol.ending) + len(end.protocol.resets)
+        owed = len(end.protocol.pending.ending) + len(end.protocol.pending.resets)
         assert owed == 20_001
 
     @pytest.mark.parametrize("unread", [b"", b"unread"])
@@ -365,7 +365,7 @@ class TestHeldStreams:
     def test_closed_for_writing_long_before(self) -> None:
         end = End(max_streams=1)
         stream = end.accepted(3)
-        end.protocol.end(stream, urgent=True)
+        end.protocol.end(stream, flush_now=True)
         end.sent()
         end.feed(data(3, fin=True))
         end.protocol.close(stream)
@@ -378,7 +378,7 @@ def test_heartbeat_streams_are_few() -> None:
     end = End(typed=True)
     beat = b"\xff\xff\xff\xff"
     end.feed(*(syn(number, beat) for number in range(3, 203, 2)))
-    assert len(end.protocol.services) == 16
+    assert len(end.protocol.heartbeat_streams.streams) == 16
     refused = [event[1] for event in end.sent() if event[0] == "RST"]
     assert refused == list(range(35, 203, 2))
     assert end.protocol.peer_streams == 0
@@ -404,7 +404,7 @@ def test_a_goaway_is_looked_into_once() -> None:
             looked.append(1)
             return super().values()
 
-    end.protocol.streams = Looked(end.protocol.streams)  # type: ignore[assignment]
+    end.protocol._receiver._streams = Looked(end.protocol.streams)  # type: ignore[assignment]
     for _ in range(400):
         end.feed(goaway(103, 0))
     assert len(looked) == 1
@@ -426,5 +426,5 @@ def test_what_is_charged_is_few_calls() -> None:
     end.protocol.budget = Budget(SIZE, clock)
     calls.clear()
     end.feed(data(3, b"x") * 10_000, window(3, 5), rst(5, 1), frame(RST, 0, 7, bytes(4)))
-    assert stream.buffered == 10_000
+    assert stream.buffer.size == 10_000
     assert len(calls) == 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
 import pytest
@@ -102,6 +103,15 @@ SECONDS = ["heartbeat_interval", "heartbeat_tolerance", "linger"]
 def test_bad_values(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=name):
         Config(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [1e300, 1e10, 10**400, threading.TIMEOUT_MAX * 1.01])
+@pytest.mark.parametrize("name", SECONDS)
+def test_more_seconds_than_a_lock_can_wait(name: str, value: float) -> None:
+    """Refused here: in the midst of closing a session it would be too late."""
+    with pytest.raises(OverflowError, match=f"{name} must be at most"):
+        Config(**{name: value})  # type: ignore[arg-type]
+    Config(**{name: threading.TIMEOUT_MAX})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ TABLE = [
         ErrorCode.REMOTE_GONE_AWAY,
         errno.ECONNREFUSED,
     ),
-    Row(errors.HeartbeatTimeout, TimeoutError, None, errno.ETIMEDOUT),
+    Row(errors.HeartbeatTimeout, ConnectionAbortedError, None, errno.ECONNABORTED),
     Row(errors.ProtocolError, OSError, ErrorCode.PROTOCOL_ERROR, None),
     Row(errors.FlowControlError, OSError, ErrorCode.FLOW_CONTROL_ERROR, None),
     Row(errors.FrameSizeError, OSError, ErrorCode.FRAME_SIZE_ERROR, None),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muxado.flow import ReceiveWindow, SendWindow
+from muxado.protocol.flow import ReceiveWindow, SendWindow
 
 TOP = 2**31 - 1
 

@@ -36,7 +36,7 @@ class TestReceiving:
                 end.feed(piece)
                 fed += len(piece)
                 # Bytes can be read as they come, and the end of file not before the last.
-                assert one.buffered == max(0, min(fed - 8, 500))
+                assert one.buffer.size == max(0, min(fed - 8, 500))
                 assert one.fin_in == (fed >= 508)
             assert end.read(one, 1000) == b"0123456789" * 50
             assert end.read(two, 9) == b"after"
@@ -45,7 +45,7 @@ class TestReceiving:
         end = End()
         stream = end.accepted()
         end.feed(data(3), data(3))
-        assert (stream.buffered, stream.fin_in, end.quiet()) == (0, False, True)
+        assert (stream.buffer.size, stream.fin_in, end.quiet()) == (0, False, True)
 
     def test_who_waits_is_told(self) -> None:
         end = End()
@@ -88,43 +88,6 @@ class TestAfterFin:
         assert stream.send.left == WINDOW
 
 
-class Held:
-    """A reader's memory."""
-
-    def __init__(self, data: bytes) -> None:
-        self.view = memoryview(data)
-        self.count = len(data)
-
-
-class TestGivingBack:
-    @pytest.mark.parametrize("left", [b"", b"defgh"])
-    def test_it_is_what_is_read_next(self, left: bytes) -> None:
-        end = End()
-        stream = end.accepted(3, b"abc" + left)
-        before = (stream.receive.left, stream.receive.read)
-        holder = Held(end.read(stream, 3))
-        assert (stream.receive.read, stream.skip) == (3, 3 if left else 0)
-        end.protocol.give_back(stream, holder)
-        assert (stream.receive.left, stream.receive.read) == before
-        end.protocol.give_back(stream, holder)
-        assert stream.buffered == 3 + len(left)
-        assert end.read(stream, 99) == b"abc" + left
-
-    @pytest.mark.parametrize("over", ["closed", "reset", "deaf"])
-    def test_not_where_nobody_will_read(self, over: str) -> None:
-        end = End()
-        stream = end.accepted(3, b"abc")
-        holder = Held(end.read(stream, 3))
-        if over == "closed":
-            end.protocol.close(stream)
-        elif over == "reset":
-            end.protocol.reset(stream, ErrorCode.STREAM_CANCELLED)
-        else:
-            end.protocol.hush(stream)
-        end.protocol.give_back(stream, holder)
-        assert (stream.buffered, holder.count) == (0, 0)
-
-
 class TestUpdatesThatWait:
     def grown(self, end: End, stream: StreamState) -> int:
         """A window five times as large as it was; the size it had."""
@@ -148,22 +111,25 @@ class TestUpdatesThatWait:
             (7 * start // 4 - 1, True, False),
             (1, True, True),
         ):
-            total += len(stream.take(count))
-            end.protocol.consumed(stream, count, lazy=True)
-            assert (bool(end.protocol.grants), end.protocol.urgent) == (granted, urgent)
-            assert end.protocol.owing() is urgent
+            total += len(stream.buffer.take(count))
+            end.protocol.consumed(stream, count)
+            assert (bool(end.protocol.pending.grants), end.protocol.pending.flush_now) == (
+                granted,
+                urgent,
+            )
+            assert bool(end.protocol.pending) is urgent
         assert end.sent() == [("WNDINC", 3, total)]
-        assert not end.protocol.grants
+        assert not end.protocol.pending.grants
 
     def test_it_goes_along_with_whatever_is_sent(self) -> None:
         end = End()
         stream = end.accepted(3)
         start = self.grown(end, stream)
         end.feed(data(3, bytes(start)))
-        stream.take(start)
-        end.protocol.consumed(stream, start, lazy=True)
-        assert not end.protocol.urgent
-        end.protocol.owe_reset(5, ErrorCode.STREAM_CANCELLED)
+        stream.buffer.take(start)
+        end.protocol.consumed(stream, start)
+        assert not end.protocol.pending.flush_now
+        end.protocol.pending.reset(5, ErrorCode.STREAM_CANCELLED)
         assert ("WNDINC", 3, start) in end.sent()
 
 
@@ -171,7 +137,7 @@ class TestReceiveWindow:
     def test_a_frame_may_fill_it(self) -> None:
         end = End()
         stream = end.accepted(3, bytes(WINDOW))
-        assert (stream.buffered, stream.receive.left) == (WINDOW, 0)
+        assert (stream.buffer.size, stream.receive.left) == (WINDOW, 0)
         end.feed(data(3), data(3, fin=True))  # which need none
         assert stream.failure is None
 
@@ -183,7 +149,7 @@ class TestReceiveWindow:
         whole = data(3, b"x" * 41, fin=True) + data(5, b"framing is kept") + data(3, b"late")
         end.feed(*cut(whole, range(step, len(whole), step) if step else ()))
         assert error(stream) == (FlowControlError, ErrorCode.FLOW_CONTROL_ERROR, False)
-        assert (stream.buffered, stream.chunks) == (0, [])
+        assert stream.buffer.size == 0
         # What comes later for it cannot be more than the one reset that is owed.
         assert end.sent() == [("RST", 3, ErrorCode.FLOW_CONTROL_ERROR)]
         assert end.read(other, 99) == b"framing is kept"
@@ -200,7 +166,7 @@ class TestReceiveWindow:
         stream = end.accepted(3)
         whole = data(3, bytes(60))
         end.feed(whole[:20])
-        assert (stream.receive.left, stream.buffered) == (40, 12)
+        assert (stream.receive.left, stream.buffer.size) == (40, 12)
         end.feed(whole[20:], data(3, bytes(40)))
         assert stream.failure is None
         end.feed(data(3, b"!"))
@@ -219,9 +185,9 @@ class TestReceiveWindow:
         end.read(stream, 49)
         assert end.quiet()
         end.read(stream, 1)
-        assert end.protocol.urgent
+        assert end.protocol.pending.flush_now
         assert end.sent() == [("WNDINC", 3, 50)]
-        assert (stream.receive.left, stream.buffered) == (60, 40)
+        assert (stream.receive.left, stream.buffer.size) == (60, 40)
         end.read(stream, 40)
         assert end.quiet()
         end.feed(data(3, bytes(60)))  # all that was granted, and no more
@@ -325,29 +291,29 @@ class TestEnding:
         end = End(client=True)
         stream = end.open(announced=False)
         first = end.write(stream, b"all")
-        end.protocol.end(stream, urgent=False)
-        end.protocol.end(stream, urgent=True)
+        end.protocol.end(stream, flush_now=False)
+        end.protocol.end(stream, flush_now=True)
         assert parse(first) + end.sent() == [
             ("SYN", 3, 0, 0),
             ("DATA", 3, 3, False, b"all"),
             ("DATA", 3, 0, True, b""),
         ]
-        end.protocol.end(stream, urgent=True)
+        end.protocol.end(stream, flush_now=True)
         assert end.quiet()
 
     def test_a_fin_may_wait_for_company(self) -> None:
         end = End()
         one, two = end.accepted(3), end.accepted(5)
-        end.protocol.end(one, urgent=False)
-        assert not end.protocol.urgent
-        assert end.protocol.owing()
-        end.protocol.end(two, urgent=True)
-        assert end.protocol.urgent
+        end.protocol.end(one, flush_now=False)
+        assert not end.protocol.pending.flush_now
+        assert end.protocol.pending
+        end.protocol.end(two, flush_now=True)
+        assert end.protocol.pending.flush_now
 
     def test_a_stream_ended_by_both_is_kept_for_its_reader(self) -> None:
         end = End()
         stream = end.accepted()
-        end.protocol.end(stream, urgent=True)
+        end.protocol.end(stream, flush_now=True)
         end.feed(data(3, b"answer", fin=True))
         assert end.protocol.streams == {3: stream}
         assert end.read(stream, 9) == b"answer"
@@ -371,7 +337,7 @@ class TestEnding:
         end = End()
         stream = end.accepted(3, b"unread")
         end.feed(data(3, fin=fin))
-        end.protocol.end(stream, urgent=True)
+        end.protocol.end(stream, flush_now=True)
         end.protocol.close(stream)
         assert end.sent() == [("RST", 3, ErrorCode.STREAM_CANCELLED)]
         assert not end.protocol.streams
@@ -399,12 +365,12 @@ class TestEnding:
     def test_reset(self) -> None:
         end = End()
         stream = end.accepted(3, b"unread")
-        end.protocol.end(stream, urgent=True)
+        end.protocol.end(stream, flush_now=True)
         end.protocol.reset(stream, ErrorCode.INTERNAL_ERROR)
         end.protocol.reset(stream, ErrorCode.STREAM_CANCELLED)
         end.protocol.close(stream)
         assert error(stream)[:2] == (StreamReset, ErrorCode.INTERNAL_ERROR)
-        assert stream.buffered == 0
+        assert stream.buffer.size == 0
         assert end.sent() == [("RST", 3, ErrorCode.INTERNAL_ERROR)]
         assert not end.protocol.streams
         assert end.quiet()
@@ -416,7 +382,7 @@ class TestEnding:
         end.feed(whole[:30])
         end.protocol.reset(stream, ErrorCode.STREAM_CANCELLED)
         end.feed(whole[30:40], whole[40:])
-        assert stream.buffered == 0
+        assert stream.buffer.size == 0
         assert end.sent() == [("RST", 3, ErrorCode.STREAM_CANCELLED)]
         assert end.read(other, 99) == b"framing is kept"
 
@@ -442,14 +408,14 @@ class TestDeaf:
     def test_what_is_dropped_is_granted_back(self) -> None:
         end = End(window=100, max_window=100)
         stream = end.accepted(3, bytes(80))
-        end.protocol.hush(stream)
-        assert (stream.buffered, stream.chunks) == (0, [])
+        end.protocol.shut_read(stream)
+        assert stream.buffer.size == 0
         assert end.sent() == [("WNDINC", 3, 80)]
         total = 0
         for _ in range(50):
             end.feed(data(3, bytes(40)))
             total += sum(event[2] for event in end.sent())
-        assert stream.buffered == 0
+        assert stream.buffer.size == 0
         assert 1960 <= total <= 2000  # all of it, but for less than half a window
 
     def test_also_in_the_middle_of_a_frame(self) -> None:
@@ -457,22 +423,22 @@ class TestDeaf:
         stream = end.accepted(3)
         whole = data(3, bytes(100), fin=False)
         end.feed(whole[:38])
-        end.protocol.hush(stream)
+        end.protocol.shut_read(stream)
         end.feed(whole[38:88], whole[88:])
-        assert stream.buffered == 0
+        assert stream.buffer.size == 0
         assert sum(event[2] for event in end.sent()) == 100
 
     def test_the_window_still_counts(self) -> None:
         end = End(window=100, max_window=100)
         stream = end.accepted(3)
-        end.protocol.hush(stream)
+        end.protocol.shut_read(stream)
         end.feed(data(3, bytes(101)))
         assert error(stream)[0] is FlowControlError
 
     def test_close_is_not_a_reset(self) -> None:
         end = End()
         stream = end.accepted(3, b"dropped")
-        end.protocol.hush(stream)
+        end.protocol.shut_read(stream)
         end.feed(data(3, b"dropped too", fin=True))
         assert stream.fin_in
         end.protocol.close(stream)

@@ -107,7 +107,7 @@ def test_a_stream_that_the_peer_has_answered_is_not_gone(answer: bytes) -> None:
     end.feed(answer, goaway(3, ErrorCode.PEER_EOF, b"read EOF from remote peer"))
     assert stream.failure is None or not stream.failure.retryable
     if b"answer" in answer:
-        assert stream.peek(9) == b"answer"
+        assert stream.buffer.peek(9) == b"answer"
 
 
 def test_a_stream_that_a_go_peer_may_have_seen_is_not_retryable() -> None:
@@ -143,7 +143,7 @@ class TestGoingAway:
         end.accepted(3)
         end.feed(syn(9))  # waits for accept(), which goes on handing out
         end.protocol.go_away(ErrorCode.NO_ERROR, b"bye", final=False)
-        assert end.protocol.urgent
+        assert end.protocol.pending.flush_now
         # The empty frame of type 15 behind it is for Go's receiver; see the codec.
         assert end.sent() == [("GOAWAY", 9, 0, b"bye"), ("UNKNOWN", 15)]
         assert end.accept().id == 9
@@ -190,7 +190,7 @@ class TestGoingAway:
         end = End()
         stream = end.accepted(3)
         end.protocol.go_away(0, b"", final=True)
-        end.protocol.end(stream, urgent=False)
+        end.protocol.end(stream, flush_now=False)
         end.feed(data(9, b"?"))
         *before, last = [event[0] for event in end.sent()]
         assert sorted(before) == ["DATA", "RST"]

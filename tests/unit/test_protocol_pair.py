@@ -1,7 +1,7 @@
 """Two ends wired back to back, doing anything in any order, against an oracle of bytes.
 
 The machine plays both applications and the network between: it opens, accepts, writes within the
-window, reads, ends, closes, resets and shuts its ears, and lets bytes through in pieces of any
+window, reads, ends, closes, resets and stops reading, and lets bytes through in pieces of any
 size. After every step the tables and windows of both ends must add up; at the end, when all is
 delivered, each side must know what became of its streams.
 """
@@ -52,7 +52,7 @@ class Side:
         for event in parse(frames):
             kind, stream_id = event[:2]
             before = self.said.get(stream_id)
-            mine = stream_id % 2 == self.end.protocol._parity
+            mine = stream_id % 2 == self.end.protocol.next_id % 2
             if kind == "SYN":
                 assert mine
                 assert before is None
@@ -77,6 +77,10 @@ some = st.integers(0, 50)
 
 def may_send(stream: StreamState) -> bool:
     return stream.send.left > 0 and not stream.fin_out
+
+
+def both_shut(stream: StreamState) -> bool:
+    return stream.read_shut and stream.fin_out
 
 
 class Pair(RuleBasedStateMachine):
@@ -137,14 +141,15 @@ class Pair(RuleBasedStateMachine):
 
     @rule(side=which, number=some, count=st.integers(1, 80), into=st.booleans())
     def read(self, side: int, number: int, count: int, into: bool) -> None:
-        held = self.pick(side, number, lambda s: s.buffered)
-        if held is None:
+        # Also of a stream that the peer has reset: what came before stays readable.
+        readable = [held for held in self.sides[side].held.values() if held.state.buffer.size]
+        if not readable:
             return
+        held = readable[number % len(readable)]
         peer = self.sides[1 - side].held[held.state.id]
         if into:
             room = bytearray(count)
-            done = held.state.copy_into(memoryview(room))
-            held.state.drop(done)
+            done = held.state.buffer.read_into(memoryview(room))
             self.sides[side].end.protocol.consumed(held.state, done)
             taken = bytes(room[:done])
         else:
@@ -155,29 +160,34 @@ class Pair(RuleBasedStateMachine):
 
     def leave(self, side: int, held: Held) -> None:
         """Read all that has come and close; more may be under way, even of the same frame."""
-        if held.state.buffered:
+        if held.state.buffer.size:
             held.read += len(self.sides[side].end.read(held.state, WINDOW))
         self.sides[side].end.protocol.close(held.state)
+        held.reset = held.state.failure is not None  # a frame was under way
 
     # One rule, so that streams live long enough for something to happen on them.
-    @rule(side=which, number=some, how=st.sampled_from(["end", "close", "leave", "reset", "hush"]))
+    @rule(
+        side=which,
+        number=some,
+        how=st.sampled_from(["end", "close", "leave", "reset", "shut_read"]),
+    )
     def part(self, side: int, number: int, how: str) -> None:
         held = self.pick(side, number)
         if held is None:
             return
         protocol = self.sides[side].end.protocol
         if how == "end":
-            protocol.end(held.state, urgent=bool(number % 2))
-        elif how == "hush":
-            protocol.hush(held.state)
+            protocol.end(held.state, flush_now=bool(number % 2))
+        elif how == "shut_read":
+            protocol.shut_read(held.state)
         elif how == "leave":
             self.leave(side, held)
         elif how == "reset":
             held.reset = True
             protocol.reset(held.state, ErrorCode.INTERNAL_ERROR)
         else:
-            held.reset = held.state.buffered > 0
             protocol.close(held.state)
+            held.reset = held.state.failure is not None
 
     @rule(side=which, number=some, size=st.integers(2, 60), less=st.integers(1, 60))
     def leave_in_the_middle_of_the_last_frame(
@@ -216,8 +226,12 @@ class Pair(RuleBasedStateMachine):
             assert protocol.peer_streams == len(kept) + len(protocol.backlog)
             assert protocol.peer_streams <= OPTIONS["max_streams"]
             assert len(protocol.backlog) <= OPTIONS["accept_backlog"]
-            assert not protocol.resets.keys() & protocol.streams.keys()
-            for stream in protocol.grants:
+            assert not protocol.pending.resets.keys() & protocol.streams.keys()
+            over = [h.state for h in side.held.values() if not h.live]
+            assert all(s.failure and not s.closed for s in over if s.buffer.size)
+            assert protocol.windows.kept == sum(s.buffer.size for s in over)
+            assert protocol.windows.promised == WINDOW * len(protocol.streams)
+            for stream in protocol.pending.grants:
                 assert stream.id in protocol.streams or (stream.closed and not stream.receive.left)
 
     @invariant()
@@ -229,23 +243,23 @@ class Pair(RuleBasedStateMachine):
                 peer = peers.get(stream.id)
                 sent = peer.sent if peer else b""
                 assert stream.send.left >= 0
-                assert 0 <= stream.buffered <= WINDOW
+                assert 0 <= stream.buffer.size <= WINDOW
                 # All that was granted, less the frames whose header has come.
                 told = WINDOW + held.granted - stream.receive.left
-                if stream.deaf:
-                    assert stream.buffered == 0
+                if stream.read_shut:
+                    assert stream.buffer.size == 0
                     continue
                 assert held.read == held.granted + stream.receive.read
                 assert len(sent) - held.read <= WINDOW, "more than a window under way"
-                arrived = held.read + stream.buffered
+                arrived = held.read + stream.buffer.size
                 assert arrived <= told <= len(sent)
-                assert stream.peek(WINDOW) == sent[held.read : arrived]
+                assert stream.buffer.peek(WINDOW) == sent[held.read : arrived]
                 assert not (stream.fin_in and arrived < len(sent))
 
     # What must have become of everything once it is quiet.
 
     def settle(self) -> None:
-        while any(side.wire or side.end.protocol.owing() for side in self.sides):
+        while any(side.wire or side.end.protocol.pending for side in self.sides):
             for number in (0, 1):
                 self.flush(number, True)
                 self.deliver(number, len(self.sides[number].wire))
@@ -268,7 +282,7 @@ class Pair(RuleBasedStateMachine):
             protocol = side.end.protocol
             assert not protocol.streams
             assert protocol.peer_streams == 0
-            assert not protocol.owing()
+            assert not protocol.pending
             assert not protocol.schedule
 
     def know_each_other(self, held: Held, peer: Held | None, known: StreamState | None) -> None:
@@ -278,28 +292,33 @@ class Pair(RuleBasedStateMachine):
             assert stream.failure.kind is not FlowControlError
             # Both ends keep to the rules, so somebody wanted this, or a limit was reached.
             refused = stream.local and peer is None
-            assert held.reset or refused or (peer and (peer.reset or peer.state.closed))
+            assert (
+                held.reset
+                or refused
+                or both_shut(stream)
+                or (peer and (peer.reset or peer.state.closed or both_shut(peer.state)))
+            )
             assert known is None, "only one end knows that it failed"
             return
         if stream.closed:
             if known is not None:
                 assert known.fin_in
-                if not known.deaf:
-                    assert (peer.read if peer else 0) + known.buffered == len(held.sent)
+                if not known.read_shut:
+                    assert (peer.read if peer else 0) + known.buffer.size == len(held.sent)
             return
         # Alive: then the peer has, or had, all of it, and its window is known here.
         assert known is not None or (peer is not None and peer.state.closed)
         if known is None:
             assert peer is not None
             assert peer.state.failure is None
-            assert peer.state.deaf or peer.read == len(held.sent), "lost, and nobody was told"
+            assert peer.state.read_shut or peer.read == len(held.sent), "lost, and nobody was told"
             assert stream.fin_in
             return
         assert known.fin_in == stream.fin_out
-        if not known.deaf:
-            assert (peer.read if peer else 0) + known.buffered == len(held.sent)
+        if not known.read_shut:
+            assert (peer.read if peer else 0) + known.buffer.size == len(held.sent)
         if not known.fin_in:
-            assert stream.send.left == WINDOW - known.buffered - known.receive.read
+            assert stream.send.left == WINDOW - known.buffer.size - known.receive.read
             assert known.receive.read * 2 < WINDOW
 
 

@@ -33,21 +33,9 @@ class TestThePeerOpens:
         assert end.protocol.accept() is None
         assert all(not s.local and s.opened and s.failure is None for s in streams)
         assert [s.fin_in for s in streams] == [False, False, True, False, False]
-        assert streams[0].take(100) == b"five"
+        assert streams[0].buffer.take(100) == b"five"
         assert end.protocol.streams == {s.id: s for s in streams}
         assert end.quiet()
-
-    def test_who_never_got_a_stream_gives_back_only_what_was_its_own(self) -> None:
-        end = End()
-        end.feed(syn(3), syn(5))
-        first = end.protocol.accept(7)
-        assert first is not None
-        end.protocol.unaccept(first, 8)
-        assert (first.accepted, end.protocol.accepted) == (True, 1)
-        end.protocol.unaccept(first, 7)
-        end.protocol.unaccept(first, 7)
-        assert (first.accepted, end.protocol.accepted) == (False, 0)
-        assert end.protocol.accept(9) is first, "it is the next one again"
 
     def test_it_is_said_when_one_arrived(self) -> None:
         end = End()
@@ -67,7 +55,7 @@ class TestThePeerOpens:
         stream = end.open()
         with pytest.raises(ProtocolError):
             end.feed(syn(stream.id, b"not yours"))
-        assert stream.buffered == 0
+        assert stream.buffer.size == 0
 
     def test_a_second_syn_while_the_stream_waits(self) -> None:
         end = End()
@@ -80,7 +68,7 @@ class TestThePeerOpens:
         stream = end.accepted(3)
         with pytest.raises(ProtocolError):
             end.feed(syn(3, b"again"))
-        assert stream.buffered == 0
+        assert stream.buffer.size == 0
 
     def test_id_0(self) -> None:
         with pytest.raises(ProtocolError):
@@ -99,7 +87,7 @@ class TestRefusing:
         end.feed(syn(3, b"a") + syn(5, b"b") + syn(7, b"seven") + data(7, b"more") + data(5, b"B"))
         assert end.sent() == [("RST", 7, ErrorCode.ACCEPT_QUEUE_FULL)]
         assert sorted(end.protocol.streams) == [3, 5]
-        assert [end.accept().take(9), end.accept().peek(9)] == [b"a", b"bB"]
+        assert [end.accept().buffer.take(9), end.accept().buffer.peek(9)] == [b"a", b"bB"]
         end.feed(syn(9))  # there is room again
         assert end.accept().id == 9
         assert end.quiet()
@@ -147,7 +135,7 @@ class TestRefusing:
         whole = syn(5, b"refused" * 9, fin=True) + data(3, b"kept")
         end.feed(*[whole[i : i + 5] for i in range(0, len(whole), 5)])
         assert end.sent() == [("RST", 5, ErrorCode.ACCEPT_QUEUE_FULL)]
-        assert end.accept().take(9) == b"kept"
+        assert end.accept().buffer.take(9) == b"kept"
 
     def test_refuse_backlog(self) -> None:
         end = End()
@@ -170,7 +158,7 @@ class TestUnknownStreams:
         while length:
             end.protocol.feed(body[: min(length, len(body))])
             length -= min(length, len(body))
-        assert end.protocol.resets == {7: ErrorCode.STREAM_CLOSED}
+        assert end.protocol.pending.resets == {7: ErrorCode.STREAM_CLOSED}
         assert not end.protocol.streams
         assert end.sent() == [("RST", 7, ErrorCode.STREAM_CLOSED)]
         assert end.quiet()
@@ -187,7 +175,7 @@ class TestUnknownStreams:
         # An empty DATA without flags, on an id that is never opened.
         end = End()
         end.feed(data(0x7FFFFFFF))
-        assert end.protocol.urgent
+        assert end.protocol.pending.flush_now
         assert end.sent() == [("RST", 0x7FFFFFFF, ErrorCode.STREAM_CLOSED)]
 
     @pytest.mark.parametrize(
@@ -198,7 +186,7 @@ class TestUnknownStreams:
         end.feed(late, late)
         assert end.quiet()
         assert not end.protocol.streams
-        assert not end.protocol.urgent
+        assert not end.protocol.pending.flush_now
 
     def test_a_closed_stream_is_unknown(self) -> None:
         end = End()
@@ -217,7 +205,7 @@ class TestUnknownStreams:
             for first in range(3, 200_000, 2_000):
                 end.feed(b"".join(data(first + i, b"!") for i in range(0, 2_000, 2)))
         assert caught.value.code == ErrorCode.ENHANCE_YOUR_CALM
-        assert 1_000 < len(end.protocol.resets) < 50_000
+        assert 1_000 < len(end.protocol.pending.resets) < 50_000
 
     def test_a_peer_that_takes_its_resets_may_go_on(self) -> None:
         end = End()
@@ -229,7 +217,7 @@ class TestUnknownStreams:
         end = End()
         stream = end.accepted(3)
         end.feed(frame(4, 15, 3, b"what") + frame(15, 0, 0) + data(3, b"on"))
-        assert stream.take(9) == b"on"
+        assert stream.buffer.take(9) == b"on"
         assert end.quiet()
         assert end.protocol.ignored_frames == 2
 
@@ -247,9 +235,9 @@ class TestOpening:
     def test_the_syn_waits_for_the_first_bytes(self) -> None:
         end = End(client=True)
         stream = end.open(announced=False)
-        assert not end.protocol.urgent
+        assert not end.protocol.pending.flush_now
         assert end.sent(opening=False) == []
-        assert end.protocol.owing()
+        assert end.protocol.pending
         assert not stream.opened
         assert parse(end.write(stream, b"first")) == [
             ("SYN", 3, 0, 0),
@@ -263,10 +251,10 @@ class TestOpening:
         end = End(client=True)
         stream = end.open(announced=False)
         end.protocol.announce(stream)
-        assert end.protocol.urgent
+        assert end.protocol.pending.flush_now
         assert end.sent(opening=False) == [("SYN", 3, 0, 0), ("DATA", 3, 0, False, b"")]
         end.protocol.announce(stream)
-        assert not end.protocol.urgent
+        assert not end.protocol.pending.flush_now
         assert end.quiet()
 
     def test_what_is_announced_later_waits_again(self) -> None:
@@ -277,17 +265,19 @@ class TestOpening:
         assert end.sent(opening=False) == []
 
     @pytest.mark.parametrize("opening", [False, True])
-    def test_fin_rides_with_syn(self, opening: bool) -> None:
+    def test_fin_goes_right_behind_the_syn(self, opening: bool) -> None:
         end = End(client=True)
         born_finished = end.open(fin=True, announced=False)
         ended = end.open(announced=False)
-        end.protocol.end(ended, urgent=True)
+        end.protocol.end(ended, flush_now=True)
         assert born_finished.fin_out
-        assert sorted(end.sent(opening=opening)) == [
-            ("DATA", 3, 0, True, b""),
-            ("DATA", 5, 0, True, b""),
+        assert end.sent(opening=opening) == [
             ("SYN", 3, 0, 0),
+            ("DATA", 3, 0, False, b""),
+            ("DATA", 3, 0, True, b""),
             ("SYN", 5, 0, 0),
+            ("DATA", 5, 0, False, b""),
+            ("DATA", 5, 0, True, b""),
         ]
         assert end.quiet()
 
@@ -301,20 +291,29 @@ class TestOpening:
             ("SYN", 3, 0, 0),
             ("DATA", 3, 0, False, b""),
             ("SYN", 5, 0, 0),
+            ("DATA", 5, 0, False, b""),
             ("DATA", 5, 0, True, b""),
             ("SYN", 7, 0, 0),
             ("DATA", 7, 14, False, b"first to write"),
         ]
         assert not fourth.opened
-        end.protocol.end(fourth, urgent=True)
-        assert end.sent() == [("SYN", 9, 0, 0), ("DATA", 9, 0, True, b"")]
+        end.protocol.end(fourth, flush_now=True)
+        assert end.sent() == [
+            ("SYN", 9, 0, 0),
+            ("DATA", 9, 0, False, b""),
+            ("DATA", 9, 0, True, b""),
+        ]
         assert end.quiet()
 
     def test_a_stream_closed_before_its_syn_is_still_seen(self) -> None:
         # As a TCP server sees a connection that was made and closed.
         end = End(client=True)
         end.protocol.close(end.open(announced=False))
-        assert end.sent() == [("SYN", 3, 0, 0), ("DATA", 3, 0, True, b"")]
+        assert end.sent() == [
+            ("SYN", 3, 0, 0),
+            ("DATA", 3, 0, False, b""),
+            ("DATA", 3, 0, True, b""),
+        ]
         assert not end.protocol.streams
 
     def test_a_stream_reset_before_its_syn_was_never_there(self) -> None:
@@ -353,7 +352,7 @@ class TestOpening:
 
 class TestThePeerResets:
     @pytest.mark.parametrize("local", [True, False])
-    def test_what_was_buffered_is_gone(self, local: bool) -> None:
+    def test_what_was_received_before_stays(self, local: bool) -> None:
         end = End(client=local)
         stream = end.open() if local else end.accepted()
         end.feed(data(3, b"unread"), rst(3, ErrorCode.STREAM_CANCELLED))
@@ -361,7 +360,7 @@ class TestThePeerResets:
         error = stream.failure.exception()
         assert type(error) is StreamReset
         assert (error.code, error.retryable) == (ErrorCode.STREAM_CANCELLED, False)
-        assert (stream.buffered, stream.chunks) == (0, [])
+        assert stream.buffer.peek(9) == b"unread"
         assert not end.protocol.streams
         assert end.quiet(), "a reset is not answered"
 
@@ -395,7 +394,7 @@ class TestThePeerResets:
         end = End(window=100, max_window=100)
         stream = end.accepted(3, b"x" * 80)
         end.read(stream, 80)
-        end.protocol.end(stream, urgent=True)
+        end.protocol.end(stream, flush_now=True)
         end.feed(rst(3, 6))
         assert end.quiet()
 

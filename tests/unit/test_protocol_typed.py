@@ -30,12 +30,13 @@ class TestOpening:
             end.protocol.open(priority=0, stream_type=kind, fin=False)
             for kind in (7, 0xFFFFFFFE, 0)
         )
-        end.protocol.end(finished, urgent=True)
+        end.protocol.end(finished, flush_now=True)
         end.protocol.announce(alone)
         sent = end.sent(opening=True)
         assert ("DATA", 3, 4, False, b"\0\0\0\7") in sent
         assert ("DATA", 5, 4, False, b"\xff\xff\xff\xfe") in sent
-        assert ("DATA", 7, 4, True, bytes(4)) in sent
+        assert ("DATA", 7, 4, False, bytes(4)) in sent
+        assert ("DATA", 7, 0, True, b"") in sent
         assert parse(end.write(with_data, b"x")) == [("DATA", 5, 1, False, b"x")]
         assert end.quiet()
 
@@ -75,7 +76,7 @@ class TestAccepting:
         end = typed()
         end.feed(syn(3, TYPE, fin=True))
         stream = end.accept()
-        assert (stream.stream_type, stream.buffered, stream.fin_in) == (0x01020304, 0, True)
+        assert (stream.stream_type, stream.buffer.size, stream.fin_in) == (0x01020304, 0, True)
 
     def test_a_stream_without_its_type_holds_up_no_other(self) -> None:
         end = typed(accept_backlog=1)
@@ -159,7 +160,7 @@ class TestTheHeartbeatOfAPeer:
     def test_it_is_echoed(self) -> None:
         end = typed()
         end.feed(syn(3, BEAT), data(3, b"\1\2\3\4"))
-        assert end.protocol.urgent
+        assert end.protocol.pending.flush_now
         assert end.sent() == [("DATA", 3, 4, False, b"\1\2\3\4")]
         end.feed(data(3, b"\5\6"))
         assert end.quiet()
@@ -228,8 +229,8 @@ class TestTheProbe:
     def test_question_and_answer(self, client: bool, probe_id: int, untyped: bool) -> None:
         end = End(client=client, typed=not untyped)
         assert end.protocol.beat()
-        assert end.protocol.urgent
-        assert end.protocol.owing()
+        assert end.protocol.pending.flush_now
+        assert end.protocol.pending
         assert end.sent(opening=False) == [("DATA", probe_id, 0, False, b"")]
         assert end.quiet()
         assert not end.protocol.beat_answered

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from muxado.schedule import Schedule
+from muxado.protocol.schedule import Schedule
 
 TOP = 0x7FFFFFFF  # the highest priority
 

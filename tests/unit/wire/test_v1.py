@@ -201,25 +201,18 @@ class TestEncoding:
     @pytest.mark.parametrize("priority", [0, 1, TOP])
     @pytest.mark.parametrize("kind", [0, 0x2A, HEARTBEAT])
     def test_syn(self, kind: int, priority: int) -> None:
-        encoded = self.codec.syn(3, 0, fin=False, priority=priority, stream_type=kind)
+        encoded = self.codec.syn(3, 0, priority=priority, stream_type=kind)
         # What is 0 needs no saying.
         assert encoded == syn(3, priority=priority or None, kind=kind or None)
 
     def test_syn_as_it_was_seen(self) -> None:
-        encoded = self.codec.syn(3, 0, fin=False, priority=URGENT, stream_type=HEARTBEAT)
+        encoded = self.codec.syn(3, 0, priority=URGENT, stream_type=HEARTBEAT)
         assert encoded == bytes.fromhex("0008 06 01 00000003 7fffffff fffffeff")
 
-    @pytest.mark.parametrize("fin", [False, True])
-    def test_syn_with_first_bytes(self, fin: bool) -> None:
-        # A SYN carries no data here: a DATA follows in the same breath, and the FIN is its own.
-        encoded = self.codec.syn(3, 5, fin=fin, priority=0, stream_type=7)
-        assert encoded + b"first" == syn(3, kind=7) + data(3, b"first", fin=fin)
-
-    def test_fin_goes_behind_the_syn(self) -> None:
-        # On the SYN itself the original understands it as "do not answer", and waits for the end
-        # (recordings probe_syn_fin_reply, probe_syn_fin_echo).
-        encoded = self.codec.syn(3, 0, fin=True, priority=0, stream_type=7)
-        assert encoded == syn(3, kind=7) + data(3, fin=True)
+    def test_syn_with_first_bytes(self) -> None:
+        # A SYN carries no data on this version: a DATA frame follows it.
+        encoded = self.codec.syn(3, 5, priority=0, stream_type=7)
+        assert encoded + b"first" == syn(3, kind=7) + data(3, b"first")
 
     def test_window(self) -> None:
         assert (

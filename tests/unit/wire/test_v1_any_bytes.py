@@ -50,10 +50,10 @@ def encode(event: Event) -> tuple[bytes, list[Event]]:
         found: list[Event] = [("DATA", stream_id, len(body), fin, body)]
         return codec.data(stream_id, len(body), fin=fin) + body, found
     stream_id, priority, stream_type, fin, body = fields
-    header = codec.syn(stream_id, len(body), fin=fin, priority=priority, stream_type=stream_type)
+    header = codec.syn(stream_id, len(body), priority=priority, stream_type=stream_type)
     found = [("SYN", stream_id, priority, stream_type)]
-    if body or fin:
-        found.append(("DATA", stream_id, len(body), fin, body))
+    if body:
+        found.append(("DATA", stream_id, len(body), False, body))
     return header + body, found
 
 
@@ -113,7 +113,9 @@ def test_any_bytes(whole: bytes, cuts: list[int]) -> None:
 @settings(deadline=None, max_examples=150)
 @given(st.booleans(), noise, places)
 def test_any_bytes_at_a_session(client: bool, whole: bytes, cuts: list[int]) -> None:
-    end = Protocol(Config(version=1, accept_backlog=2, max_streams=4), client=client)
+    end = Protocol(
+        Config(version=1, accept_backlog=2, max_streams=4), client=client, clock=lambda: 0.0
+    )
     end.open(priority=0, stream_type=0, fin=False)
     try:
         for chunk in cut(whole, cuts):
@@ -149,7 +151,7 @@ actions = st.lists(
 @given(st.booleans(), actions)
 def test_whatever_is_done_only_good_frames_go_out(client: bool, todo: list[Any]) -> None:
     """SYNs in the order of their ids above all, whichever stream has bytes to send first."""
-    end = Protocol(Config(version=1), client=client)
+    end = Protocol(Config(version=1), client=client, clock=lambda: 0.0)
     referee = Referee(client=client)
     streams: list[StreamState] = []
     for name, *values in todo:
@@ -171,7 +173,7 @@ def test_whatever_is_done_only_good_frames_go_out(client: bool, todo: list[Any])
                     body = bytes(min(values[1], stream.send.left))
                     referee.saw(end.data_header(stream, len(body)) + body)
             elif name == "end":
-                end.end(stream, urgent=True)
+                end.end(stream, flush_now=True)
             elif name == "close":
                 end.close(stream)
             elif name == "reset":

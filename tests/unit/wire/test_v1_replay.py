@@ -197,7 +197,7 @@ def keeps_the_rules(raw: bytes) -> bool:
 @pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
 def test_either_end_survives(recording: Recording, route: str, client: bool) -> None:
     """Only documented errors escape, also at the end that these bytes were not meant for."""
-    end = Protocol(Config(version=1), client=client)
+    end = Protocol(Config(version=1), client=client, clock=lambda: 0.0)
     for _ in range(60):
         end.open(priority=0, stream_type=0, fin=False)
     end.control_frames(opening=True)
@@ -213,7 +213,7 @@ class Player:
     """A session in place of one end of a recording, whose application does what that end's did."""
 
     def __init__(self, *, client: bool) -> None:
-        self.end = Protocol(Config(version=1), client=client)
+        self.end = Protocol(Config(version=1), client=client, clock=lambda: 0.0)
         self.referee = Referee(client=client)
         self.streams: dict[int, StreamState] = {}
         self.sent: dict[int, bytes] = collections.defaultdict(bytes)
@@ -241,7 +241,7 @@ class Player:
             if body:
                 self.flush(self.end.data_header(stream, len(body)) + body)
             if flags & FIN:
-                self.end.end(stream, urgent=True)
+                self.end.end(stream, flush_now=True)
         elif kind == RST and stream is not None and keeps_the_rules(raw) and raw[11] in (6, 7):
             self.end.reset(stream, CODES[raw[11]])  # those of 4 answer to late frames by themselves
         elif kind == GOAWAY and len(body) >= 8:
@@ -269,8 +269,8 @@ class Player:
     def read(self) -> None:
         """Take all that has come, and let go of what is over."""
         for stream in list(self.streams.values()):
-            if stream.buffered:
-                taken = stream.take(stream.buffered)
+            if stream.buffer.size:
+                taken = stream.buffer.take(stream.buffer.size)
                 self.received[stream.id] += taken
                 self.end.consumed(stream, len(taken))
             if stream.fin_in and stream.fin_out:

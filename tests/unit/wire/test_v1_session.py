@@ -41,7 +41,7 @@ class End:
     """One end of a session of version 1, watched by a referee."""
 
     def __init__(self, *, client: bool = False, **options: Any) -> None:
-        self.protocol = Protocol(Config(version=1, **options), client=client)
+        self.protocol = Protocol(Config(version=1, **options), client=client, clock=lambda: 0.0)
         self.referee = Referee(client=client)
 
     def feed(self, *frames: bytes) -> None:
@@ -112,7 +112,7 @@ def test_late_news_of_a_stream_that_is_over() -> None:
     end = End()
     end.feed(syn(3), data(3, b"all", fin=True))
     stream = end.accept()
-    end.protocol.consumed(stream, len(stream.take(3)))
+    end.protocol.consumed(stream, len(stream.buffer.take(3)))
     end.protocol.close(stream)
     assert [(f.type, f.flags) for f in end.sent()] == [(DATA, 1)]
     end.feed(window(3, 9), data(3, fin=True))
@@ -191,12 +191,12 @@ def test_more_than_the_window() -> None:
     end = End()
     end.feed(syn(3), syn(5), *[data(3, bytes(16383))] * 4, data(3, bytes(4)))
     stream = end.accept()
-    assert stream.buffered == WINDOW
+    assert stream.buffer.size == WINDOW
     end.feed(data(3, b"x"), data(5, b"fine"))
     assert [(f.type, f.stream_id, f.word) for f in end.sent()] == [(RST, 3, 3)]
     assert stream.failure is not None
     assert stream.failure.kind is FlowControlError
-    assert end.accept().take(9) == b"fine"
+    assert end.accept().buffer.take(9) == b"fine"
 
 
 @pytest.mark.parametrize("opening", [[syn(3, fin=True)], [syn(3), data(3, fin=True)]])
@@ -257,7 +257,7 @@ class TestTheHeartbeatOfThePeer:
             end = End()
             end.feed(ECHO, data(3, b"ab"), last)
             assert not end.protocol.streams
-            assert not end.protocol.services
+            assert not end.protocol.heartbeat_streams.streams
 
     def test_it_is_answered_while_we_are_going_away(self) -> None:
         """The original ends the session, and all that is under way on it, without an answer."""
@@ -346,4 +346,4 @@ def test_goaway_with_debug_bytes() -> None:
     end.protocol.feed(memoryview(whole[19:]))
     assert end.protocol.goaway == (3, 2, b"because")
     end.feed(data(3, b"still here"))
-    assert stream.peek(99) == b"still here"
+    assert stream.buffer.peek(99) == b"still here"

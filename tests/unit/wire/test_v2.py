@@ -175,14 +175,13 @@ class TestEncoding:
         assert length == 2**24 - 1
         assert self.codec.data(3, length) == bytes.fromhex("ffffff 10 00000003")
 
-    @pytest.mark.parametrize("fin", [False, True])
     @pytest.mark.parametrize("body", [b"", b"first"])
-    def test_syn(self, body: bytes, fin: bool) -> None:
-        header = self.codec.syn(3, len(body), fin=fin, priority=0, stream_type=0)
-        assert header + body == syn(3, body, fin=fin)
+    def test_syn(self, body: bytes) -> None:
+        header = self.codec.syn(3, len(body), priority=0, stream_type=0)
+        assert header + body == syn(3, body)
 
     def test_priority_is_not_on_this_wire(self) -> None:
-        assert self.codec.syn(3, 0, fin=False, priority=7, stream_type=0) == syn(3)
+        assert self.codec.syn(3, 0, priority=7, stream_type=0) == syn(3)
 
     def test_rst(self) -> None:
         assert self.codec.rst(3, 6) == rst(3, 6) == bytes.fromhex("00000400 00000003 00000006")

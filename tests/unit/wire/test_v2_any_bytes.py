@@ -39,8 +39,8 @@ def encode(event: Event) -> tuple[bytes, list[Event]]:
     found: list[Event] = [("DATA", stream_id, len(body), fin, body)]
     if kind == "DATA":
         return codec.data(stream_id, len(body), fin=fin) + body, found
-    header = codec.syn(stream_id, len(body), fin=fin, priority=0, stream_type=0)
-    return header + body, [("SYN", stream_id, 0, 0), *found]
+    header = codec.syn(stream_id, len(body), priority=0, stream_type=0)
+    return header + body, [("SYN", stream_id, 0, 0), ("DATA", stream_id, len(body), False, body)]
 
 
 @settings(deadline=None, max_examples=60)

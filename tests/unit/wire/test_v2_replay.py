@@ -158,7 +158,7 @@ def test_every_frame_is_found(recording: Recording, bytewise: bool) -> None:
 @pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
 def test_either_end_survives(recording: Recording, client: bool) -> None:
     """Only documented errors escape, also at the end that these bytes were not meant for."""
-    end = Protocol(Config(), client=client)
+    end = Protocol(Config(), client=client, clock=lambda: 0.0)
     while end.codec.first_id[0 if client else 1] + 2 * end.opened <= max(
         recording.own_ids, default=0
     ):
@@ -184,7 +184,7 @@ def test_either_end_survives(recording: Recording, client: bool) -> None:
 )
 def test_what_the_originals_say_to_each_other_arrives(recording: Recording) -> None:
     client = recording.route == "s2c"
-    end = Protocol(Config(), client=client)
+    end = Protocol(Config(), client=client, clock=lambda: 0.0)
     mine = [end.open(priority=0, stream_type=0, fin=False) for _ in recording.own_ids]
     assert {stream.id for stream in mine} == set(recording.own_ids)
     end.control_frames(opening=True)
@@ -200,11 +200,11 @@ def test_what_the_originals_say_to_each_other_arrives(recording: Recording) -> N
     for stream in [*mine, *end.backlog.values()]:
         if of("RST", stream.id):
             assert stream.failure is not None
-            assert stream.buffered == 0
+            assert stream.buffer.size == 0
             continue
         pieces = of("DATA", stream.id)
         body = b"".join(piece[4] for piece in pieces)
-        assert stream.peek(stream.buffered) == body
+        assert stream.buffer.peek(stream.buffer.size) == body
         assert stream.fin_in == any(piece[3] for piece in pieces)
         granted = sum(e[2] for e in of("WNDINC", stream.id))
         assert stream.send.left == 262144 + granted

@@ -2,40 +2,33 @@
 
 Both ends assume the same window for a new stream. The receiver grants what its application has
 read, in steps of half a window: an update per read would cost a frame each, and a window that
-runs dry before it is topped up would stall the sender. A window that has grown is still topped up
-in steps of three quarters of what it started with whenever the connection falls silent, because
-some senders never let theirs grow beyond the start (ngrok's agent in Rust: seen to stop after
-262144 bytes, whatever it had been granted), and one that waits for an update which is not due yet
-would wait for ever.
+runs dry before it is topped up would stall the sender. A window that has grown is topped up after
+three quarters of what it started with, if nothing else is to be received: some senders never let
+theirs grow (ngrok's agent in Rust stops after 262144 bytes, whatever it has been granted).
 
-**How a receive window grows.** A sender that may have ``size`` bytes under way sends ``size`` bytes
-in a round trip and no more, however fast the link is. So the receiver watches what its application
-reads in a round trip, and when three times that is more than the window, it grants as much more as
-makes the window that large. Not just once, because the updates come at half a window: what the
-sender then always has left is a round trip's worth. A round trip takes at least as long as a thread
-that sleeps may take to run again, which is most of it on a link without delay. For the only stream
-of a session that is counted in full, and among others as no more than costs them little. Where the
-window was the limit this doubles it each round trip; where something else is, the sender, the link
-or the reader, it stops by itself. (The receiver's side of TCP does the same: Fisk and Feng,
-"Dynamic Right-Sizing in TCP".) Reading is what counts, not arriving: one who reads slowly keeps a
-small window however much is thrown at it.
+**How a receive window grows.** A sender with a window of ``size`` sends no more than ``size`` bytes
+in a round trip. So when three times what the application reads in a round trip is more than the
+window, the window grows to that. The factor is three because updates come at half a window, so
+that the sender always has a round trip's worth left. A round trip counts as no less than a thread
+needs to wake up, in full for the only stream of a session and less among others. Where the window
+was the limit this doubles it each round trip; where something else is, it stops by itself. (TCP
+does the same: Fisk and Feng, "Dynamic Right-Sizing in TCP".) Reading counts, not arriving, so a
+slow reader keeps a small window.
 
-**Among many streams** the rate of each says little: every one has its turn now and then, and sends
-in it what its window allows. A turn costs both ends a thread to be woken, so short windows make
-many streams slow on a fast connection. Where a window was used up, and what used it up was read at
-once, the window grows to two whole turns.
+**Among many streams** each has its turn now and then, and sends in it what its window allows. A
+turn costs both ends a thread's waking, so short windows make many streams slow. A window that was
+used up, and read at once, grows to two whole turns.
 
-**The round trip** is seen in the updates themselves: bytes beyond the old limit cannot come before
-the peer has the update. Where the window was not the limit they come later, so only the shortest
-time seen on the session is believed; heartbeats, where there are any, count too.
+**The round trip** is measured by updates: bytes beyond the old limit cannot come before the peer
+has the update. They may come later, so only the shortest time seen on the session is believed;
+heartbeats count too.
 
-**How it shrinks.** A grant cannot be taken back, so a window that has become too large is halved
-by withholding: nothing is granted until what the peer has left is no more than the new size. Only
-what the peer has used is withheld, bytes that lie here and are more than a stream starts with. So a
-window shrinks where it costs memory, and not that of a peer that never could use more.
+**How it shrinks.** A grant cannot be taken back, so a window that is too large is halved by
+granting nothing until the peer has no more left than the new size. Only bytes that the peer has
+used, and beyond what a stream starts with, are withheld. So a window shrinks where it costs memory.
 
-All windows together promise memory to the peer. Growth stops where that sum would exceed the
-session's budget, and windows shrink while it does because streams were opened since.
+All windows together promise memory to the peer. Growth stops where that sum, with the bytes kept
+for streams that were reset, would exceed the session's budget, and windows shrink while it does.
 """
 
 from __future__ import annotations
@@ -206,7 +199,7 @@ class ReceiveWindow:
 class Windows:
     """The receive windows of a session: what each may grow to, and all of them together."""
 
-    __slots__ = ("_budget", "_most", "_start", "promised", "trip")
+    __slots__ = ("_budget", "_most", "_start", "kept", "promised", "trip")
 
     def __init__(self, start: int, most: int, budget: int) -> None:
         self._start = start
@@ -214,6 +207,8 @@ class Windows:
         self._budget = budget
         #: The sum of the sizes of all windows.
         self.promised = 0
+        #: Bytes that streams hold which are over, and which the application may still read.
+        self.kept = 0
         #: The shortest round trip seen, in seconds; ``None`` before the first.
         self.trip: float | None = None
 
@@ -246,12 +241,10 @@ class Windows:
             need = window.needed(now, max(self.trip or 0.0, least))
             need = window.cut_short(now) or need
             size = window.size
-            if need is not None and need > size and self.promised < self._budget:
-                room = self._budget - self.promised
+            room = self._budget - self.promised - self.kept
+            if need is not None and need > size and room > 0:
                 self._resize(window, min(int(need), self._most, size + room))
-            elif size > self._start and (
-                self.promised > self._budget or (need is not None and window.unneeded(now))
-            ):
+            elif size > self._start and (room < 0 or (need is not None and window.unneeded(now))):
                 # No more than the peer has certainly had beyond the start: one whose own window
                 # never grows has lost the rest, and would miss for ever what is withheld.
                 spare = size - window.left - self._start

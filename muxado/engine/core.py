@@ -1,0 +1,348 @@
+"""What a session's one lock guards, how it is kept whole, and how the session ends."""
+
+from __future__ import annotations
+
+import _thread
+import collections
+import errno
+import itertools
+import os
+import threading
+import time
+from collections.abc import Callable
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Protocol as Interface
+
+from muxado.debug import log_for
+from muxado.engine.waiting import Waiter, WaitQueue
+from muxado.errors import Error, ErrorCode, RemoteGoneAway, SessionClosed
+from muxado.protocol import Protocol, ReceiveBuffer, SessionEnd, StreamState
+from muxado.protocol.schedule import Schedule
+
+if TYPE_CHECKING:
+    from muxado.config import Config
+    from muxado.transport import Transport
+
+__all__ = ["REENTERED", "TAKEN", "Core", "Poller", "is_foreign", "os_error", "sync"]
+
+#: What a call is told that would have to wait for its own thread.
+REENTERED = "a signal handler or a finalizer uses a session that its own thread is inside of"
+
+#: In place of a thread's ident: a seat that is taken for good, when the session is over.
+TAKEN = -1
+
+_numbers = itertools.count(1)
+
+T = TypeVar("T")
+
+
+class Poller(Interface):
+    """Something that keeps a descriptor readable, and writable, while a call would not wait."""
+
+    def sync(self) -> None:
+        """Bring the descriptor up to date; called without the session's lock."""
+
+    def abandon(self) -> None:
+        """In the child of a fork: give up this process's copy, whoever held its lock."""
+
+
+class Core:
+    """The state of a session that several threads share, all of it guarded by :attr:`lock`.
+
+    Every critical section has one shape, which a test checks::
+
+        with core.lock:
+            core.enter()
+            ...
+            core.dirty = False
+
+    An exception that strikes in between, from a signal's handler or out of a defect, leaves
+    ``dirty`` set, and whoever enters next ends the session, because what the section was changing
+    may be half changed. So nothing leaves a section early: what is to be raised or returned is
+    kept, and raised or returned behind it. What a section leaves to be done without the lock is
+    done by :meth:`settle`.
+    """
+
+    def __init__(self, config: Config, *, client: bool) -> None:
+        self.name = f"{'client' if client else 'server'}-{next(_numbers)}"
+        # Reentrant only so that a signal's handler or a finalizer that meets its own thread inside
+        # can be told so instead of waiting for itself.
+        self.lock: Any = threading.RLock()
+        #: A section has begun and not come to its end.
+        self.dirty = False
+        #: A thread that could not give back what it held, because a second exception came. Set
+        #: without the lock and, since a third may come, without a call on the way.
+        self.lost = 0
+        self.protocol = Protocol(config, client=client, clock=time.monotonic)
+        #: Takes what is logged about this session; ``None`` where nobody listens.
+        self.log = log_for(self.name, self.protocol.codec)
+
+        #: Why the session is over, once it is. Set once.
+        self.end: SessionEnd | None = None
+        #: ``close()`` was called: nothing new is begun.
+        self.closing = False
+        #: No GOAWAY is to be sent at the end.
+        self.silent = False
+        #: ``accept()`` has reported the end.
+        self.told = False
+        #: How many bytes the connection has taken, once that is known to be all it ever takes.
+        self.last_byte: int | None = None
+
+        #: Who sits in the read seat, ``None`` while it is free.
+        self.leader: Waiter | None = None
+        #: The thread that sits in the write seat, 0 while it is free.
+        self.writer = 0
+        #: What the session's own threads sleep on.
+        self.reader_waiter, self.writer_waiter = Waiter(), Waiter()
+        #: Everybody who sleeps, those two included; not who leads.
+        self.waiting: dict[Waiter, None] = {self.reader_waiter: None, self.writer_waiter: None}
+        self.acceptors = WaitQueue()  # for a stream of the peer's
+        self.watchers = WaitQueue()  # for the end
+        self.flushers = WaitQueue()  # until all is sent
+        self.drainers = WaitQueue()  # until no stream is left
+
+        #: The descriptor that polls for ``accept()``, once one was asked for.
+        self.session_poller: Any = None
+        #: Descriptors that may say what is no longer true.
+        self.stale: list[Poller] = []
+        #: What finalizers and handlers of signals leave to the writer thread; see :meth:`note`.
+        self.notes: collections.deque[Callable[[], None]] = collections.deque()
+        #: The writer thread has ended. Set before it looks at the notes for the last time.
+        self.writer_gone = False
+        #: What dropped files have left to be sent, and what is to be done on those streams after.
+        self.orphans: dict[StreamState, collections.deque[Callable[[], object]]] = {}
+        #: Sends what must go at once, where that needs no waiting; set by the write seat.
+        self.flush: Callable[[], object] = int
+        #: What the write seat does at the end, with the lock held; set by it.
+        self.at_end: Callable[[], object] = int
+
+    # Sections.
+
+    def check_entry(self) -> None:
+        """Raise ``RuntimeError`` where this thread is inside of a section already."""
+        if self.lock._is_owned():
+            raise RuntimeError(REENTERED)
+
+    def sits(self) -> bool:
+        """Whether this thread sits in a seat: this is a signal's handler that runs there."""
+        me = get_ident()
+        return self.writer == me or (self.leader is not None and self.leader.thread == me)
+
+    def enter(self) -> None:
+        """Begin a section, with the lock just taken."""
+        if self.dirty:
+            self._end_poisoned_locked()
+        self.dirty = True
+
+    def section(self, action: Callable[[], T]) -> T:
+        """Call ``action``, which must not raise, in a section of its own, and settle."""
+        try:
+            with self.lock:
+                self.enter()
+                result = action()
+                self.dirty = False
+            self.settle()
+        except BaseException:
+            try:
+                self.writer_waiter.ring()
+            except RuntimeError:
+                pass  # the writer thread is awake
+            raise
+        return result
+
+    def settle(self) -> None:
+        """Do what a section has left to be done without the lock."""
+        self.sync_pollers()
+        self.flush()
+
+    def sync_pollers(self) -> None:
+        """Bring the descriptors up to date whose streams have changed."""
+        while self.stale:
+            try:
+                poller = self.stale.pop()
+            except IndexError:
+                break  # another thread has just taken it
+            poller.sync()
+
+    def note(self, action: Callable[[], None]) -> None:
+        """Have the writer thread call ``action`` a moment later.
+
+        For finalizers and handlers of signals: it takes no lock and waits for nothing.
+        """
+        self.notes.append(action)
+        if not self.writer_gone:
+            self.writer_waiter.wake()
+            return
+        try:
+            _thread.start_new_thread(self.carry_out_notes, ())
+        except RuntimeError:
+            pass  # at the interpreter's exit, or out of threads: it goes with the next
+
+    def carry_out_notes(self) -> None:
+        """Do what finalizers and handlers of signals have left to be done."""
+        while self.notes:
+            try:
+                action = self.notes.popleft()
+            except IndexError:
+                break  # another thread has just taken it
+            action()
+        self.section(self.flushers.wake_all)  # who waits for what was left
+
+    def _end_poisoned_locked(self) -> None:
+        """A section was cut short: end the session, and keep nothing that it may have changed."""
+        protocol = self.protocol
+        for stream in list(protocol.streams.values()):
+            stream.buffer = ReceiveBuffer()
+            stream.write = None
+        protocol.backlog.clear()
+        protocol.changed.clear()
+        protocol.schedule = Schedule()
+        error = RuntimeError("an exception struck while the session's state was being changed")
+        self.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+        self.wake_everybody_locked()  # once more: what was cut short may have been the end itself
+        self.dirty = False
+
+    def end_lost_locked(self) -> None:
+        """Take from a thread what an exception has kept it from giving back."""
+        self._end_poisoned_locked()
+        if self.leader is not None and self.leader.thread == self.lost:
+            self.leader.connection = None
+            self.leader = None
+            self.reader_waiter.wake()
+        if self.writer == self.lost:
+            self.silent = True  # how much it has written is not known
+            self.writer = 0
+
+    # Waking.
+
+    def announce_locked(self, leader: Waiter | None = None) -> bool:
+        """Wake those whom the protocol's changes concern, but for ``leader``, who looks itself.
+
+        True when a reader was woken that will be back for more: not one that learns of an end.
+        """
+        protocol = self.protocol
+        returning = False
+        if protocol.changed:
+            for stream in protocol.changed:
+                for waiter in stream.readers or ():
+                    if waiter is not leader:
+                        returning |= not stream.fin_in
+                        waiter.wake()
+                for waiter in stream.writers or ():
+                    if waiter is not leader:
+                        waiter.wake()
+                if stream.poller is not None:
+                    self.stale.append(stream.poller)
+            protocol.changed.clear()
+        if protocol.arrived:
+            protocol.arrived = False
+            # The last to come are woken first: what they need is still in the processor's caches.
+            for waiter in self.acceptors[: -len(protocol.backlog) - 1 : -1]:
+                if waiter is not leader:
+                    returning = True
+                    waiter.wake()
+            if self.session_poller is not None:
+                self.stale.append(self.session_poller)
+        if self.drainers and not protocol.alive:
+            self.drainers.wake_all()
+        return returning
+
+    def pollers_locked(self) -> list[Poller]:
+        """Every descriptor that is in use."""
+        streams = self.protocol.streams.values()
+        pollers: list[Poller] = [s.poller for s in streams if s.poller is not None]
+        if self.session_poller is not None:
+            pollers.append(self.session_poller)
+        return pollers
+
+    # The end.
+
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self.end is not None
+
+    def end_locked(self, code: ErrorCode, error: BaseException | None, debug: bytes) -> None:
+        """The session is over. The first cause stands, and everybody is woken to hear of it."""
+        if self.end is not None:
+            return
+        self.end = SessionEnd(code, error, debug)
+        self.protocol.abandon_opening()
+        self.at_end()
+        self.wake_everybody_locked()
+        if self.log is not None:
+            self.log.event("the session is over: %s", self.end)
+
+    def wake_everybody_locked(self) -> None:
+        """Have everybody look again, and every descriptor brought up to date."""
+        for waiter in self.waiting:
+            waiter.wake()
+        if self.leader is not None:
+            self.leader.wake()
+        self.stale.extend(self.pollers_locked())
+
+    def connection_ended_locked(self) -> None:
+        """The connection's end of file."""
+        if self.protocol.goaway is None:
+            where = " in the middle of a frame" if self.protocol.codec.mid_frame else ""
+            text = f"the peer closed the connection{where} without a GOAWAY"
+            cause = ConnectionResetError(errno.ECONNRESET, text)
+            self.end_locked(ErrorCode.PEER_EOF, cause, b"")
+            return
+        _, number, debug = self.protocol.goaway
+        code = ErrorCode.of(number)
+        text = f"the peer ended the session: {code.name}"
+        text += f" ({debug.decode('utf-8', 'replace')})" if debug else ""
+        error = RemoteGoneAway(text, code=code) if code else None
+        self.end_locked(code, error, debug)
+
+    def connection_failed_locked(self, error: OSError | ValueError) -> None:
+        """A read failed; behind the peer's GOAWAY that is as good as an end of file."""
+        if self.protocol.goaway is not None:
+            self.connection_ended_locked()
+        else:
+            cause = error if isinstance(error, OSError) else os_error(errno.EBADF)
+            self.end_locked(ErrorCode.PEER_EOF, cause, b"")
+
+    def session_error(self, stream: StreamState | None = None, *, retryable: bool = False) -> Error:
+        """A new exception that says the session is over, with the first cause chained."""
+        kind: type[Error] = SessionClosed
+        code: int | None = None
+        text = "the session is closed"
+        error = None if self.end is None else self.end.error
+        if isinstance(error, SessionClosed):
+            kind, text, code = type(error), str(error.strerror), error.code
+        elif error is not None:
+            assert self.end is not None
+            text, code = f"the session ended: {error}", self.end.code
+        elif not self.closing and self.end is not None:
+            text = "the peer ended the session"
+        if stream is not None and self.protocol.unseen(stream, self.last_byte):
+            retryable = True
+        result = kind(text, code=code, retryable=retryable)
+        result.__cause__ = error
+        return result
+
+
+def is_foreign(error: BaseException, transport: Transport) -> bool:
+    """Whether a handler of a signal has raised ``error``, and not the connection.
+
+    Programs raise ``TimeoutError`` in handlers of SIGALRM. The system's errors have a number; those
+    of an object that serves as the connection may have none.
+    """
+    return isinstance(error, OSError) and error.errno is None and error is not transport.failure
+
+
+def sync(poller: Poller | None) -> None:
+    """Bring a descriptor up to date, if there is one, before the call returns that changed it.
+
+    :meth:`Core.settle` does not do for that: another thread may have taken the descriptor from
+    those that are stale, and not have come to it yet.
+    """
+    if poller is not None:
+        poller.sync()
+
+
+def os_error(number: int) -> OSError:
+    """The ``OSError`` subclass for an errno, with the system's text."""
+    return OSError(number, os.strerror(number))

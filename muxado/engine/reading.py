@@ -1,0 +1,343 @@
+"""The read seat: the one wait loop, and who reads the connection.
+
+Whoever waits for something that the peer brings waits in :meth:`ReadSeat.wait`. If nobody sits in
+the read seat, it takes it and *leads*: it waits for bytes, reads once for everybody, and leaves.
+The others sleep until the leader, or whoever else changes what they wait for, wakes them. A caller
+that leads needs no other thread to be woken for it, which in Python costs several times as much as
+the read itself. Whoever is done waiting and finds the seat free wakes the oldest *follower*, one
+that could lead; and the reader thread watches over all that, see ``watchdog.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+from muxado.engine.core import REENTERED, Core, is_foreign
+from muxado.engine.keepalive import Keepalive
+from muxado.engine.waiting import Waiter, WaitQueue
+from muxado.errors import Error, ErrorCode
+from muxado.protocol import StreamState
+
+if TYPE_CHECKING:
+    from muxado.transport import Transport
+
+__all__ = ["ReadSeat", "Straight"]
+
+#: Bytes read at a time: what stays in a processor's own cache until it is copied again. With four
+#: times as much a bulk transfer takes a fifth longer.
+READ = 65536
+#: A read of so many bytes or more is followed by another without a wait.
+EAGER = 16384
+#: Bytes of a frame still to come that are worth a read straight into their reader's buffer.
+LONG = 32768
+
+
+class Straight:
+    """A buffer of a caller's, which waits to have bytes of ``stream`` read into it."""
+
+    __slots__ = ("count", "stream", "target", "view")
+
+    def __init__(self, stream: StreamState, view: memoryview) -> None:
+        self.stream = stream
+        self.view = view
+        #: The part of it that the read under way goes to.
+        self.target = view[:0]
+        #: Bytes that were read into it.
+        self.count = 0
+
+
+class ReadSeat:
+    """Who reads the connection. The core's lock guards all attributes but the last ones."""
+
+    def __init__(self, core: Core, transport: Transport, keepalive: Keepalive) -> None:
+        self._core = core
+        self.transport = transport
+        self._keepalive = keepalive
+        #: Who waits and could lead, oldest first.
+        self.followers: dict[Waiter, None] = {}
+        self._spare: list[Waiter] = []  # to be used again
+        #: How often a caller has left the seat.
+        self.sittings = 0
+        #: Descriptors of ``fileno()`` in use. Pollers wait where none of our callers does, so the
+        #: reader thread keeps the seat for them.
+        self.pins = 0
+        #: The reader thread sleeps until it is woken.
+        self.parked = False
+        #: Bytes received.
+        self.received = 0
+        # For the one who sits:
+        self._buffer = memoryview(bytearray(READ))
+        #: Read before waiting: behind a large read there is more as a rule, and at first a TLS
+        #: handshake may have read what came behind it.
+        self._eager = True
+        #: Bytes may have been read that the protocol has not seen.
+        self.mid_read = False
+        #: The last wait for bytes was long enough to go to sleep.
+        self._slept = True
+
+    # Waiting.
+
+    def wait(
+        self,
+        queue: WaitQueue,
+        ready: Callable[[], bool],
+        deadline: float | None,
+        reads: bool = True,
+        straight: Straight | None = None,
+    ) -> bool:
+        """Wait until ``ready()``, asked under the lock, is true; false past ``deadline``.
+
+        ``ready`` is true once the session is over, does not raise, and may take what was waited
+        for. Those who change that find the caller in ``queue``. ``deadline``: seconds on the
+        monotonic clock, ``None`` for never, 0 for one look. ``reads``: the caller may lead. Raises
+        ``RuntimeError`` in a signal's handler that waits for what it has interrupted.
+        """
+        core = self._core
+        if core.lock._is_owned():
+            raise RuntimeError(REENTERED)
+        waiter: Waiter | None = None
+        count, leads = None, False
+        try:
+            while True:
+                with core.lock:
+                    core.enter()
+                    if leads and waiter is not None:
+                        waiter.yields = self._dispatch_locked(count, waiter, straight)
+                        leads = self._leave_locked(waiter)
+                    done = ready()
+                    over = done or (deadline is not None and time.monotonic() >= deadline)
+                    if over:
+                        if waiter is not None:
+                            self._dismiss_locked(waiter)
+                    elif waiter is not None or not core.sits():
+                        if waiter is None:
+                            waiter = self._new_waiter_locked(queue)
+                        leads = self._enlist_locked(waiter, reads)
+                    core.dirty = False
+                if core.stale or core.protocol.pending.flush_now or self.transport.pending:
+                    core.settle()
+                if over:
+                    return done
+                if waiter is None:
+                    raise RuntimeError(REENTERED)
+                if leads:
+                    count = self._read(deadline, straight)
+                else:
+                    waiter.sleep(deadline)
+        except BaseException:
+            try:
+                self._recover(waiter)
+            except BaseException:
+                if waiter is not None:
+                    core.lost = waiter.thread
+                try:
+                    core.writer_waiter.ring()
+                except RuntimeError:
+                    pass  # the writer thread is awake
+                raise
+            raise
+
+    def _new_waiter_locked(self, queue: WaitQueue) -> Waiter:
+        waiter = self._spare.pop() if self._spare else Waiter()
+        waiter.thread = get_ident()
+        waiter.queue = queue
+        queue.append(waiter)
+        return waiter
+
+    def _enlist_locked(self, waiter: Waiter, reads: bool) -> bool:
+        """Have ``waiter`` found by those who wake it; true if it is to lead now."""
+        core = self._core
+        if core.protocol.pending.grants:
+            core.protocol.pending.flush_now = True  # no update of a window waits while readers do
+        if reads and core.leader is None and not self.pins and not waiter.yields:
+            if waiter.listed:
+                self._delist_locked(waiter)
+            core.leader = waiter
+            waiter.connection = self.transport
+            return True
+        waiter.prepare()
+        waiter.listed = True
+        core.waiting[waiter] = None
+        if reads:
+            self.followers[waiter] = None
+            if core.leader is None and self.parked:
+                core.reader_waiter.wake()
+        return False
+
+    def _delist_locked(self, waiter: Waiter) -> None:
+        waiter.listed = waiter.yields = False
+        del self._core.waiting[waiter]
+        self.followers.pop(waiter, None)
+
+    def _dismiss_locked(self, waiter: Waiter) -> None:
+        """Its wait is over; somebody else is to read while its caller does something else."""
+        queue = waiter.queue
+        assert queue is not None
+        queue.remove(waiter)
+        waiter.queue = None
+        if waiter.listed:
+            self._delist_locked(waiter)
+        waiter.yields = False
+        self._spare.append(waiter)
+        if self._core.leader is None and (self.followers or self.parked):
+            self._hand_over_locked()
+
+    def _hand_over_locked(self) -> None:
+        """Wake the oldest follower, to lead; where there is none, the reader thread.
+
+        An acceptor is left asleep if the last bytes came before their leader went to sleep: that
+        is a loop of requests and answers, whose caller is back before an acceptor would be there.
+        """
+        for waiter in self.followers:
+            if self._slept or waiter.queue is not self._core.acceptors:
+                waiter.wake()
+                return
+        if self.parked:
+            self._core.reader_waiter.wake()
+
+    def _recover(self, waiter: Waiter | None) -> None:
+        """An exception ends a wait: give back what its caller holds."""
+        core = self._core
+        if core.lock._is_owned():
+            return  # in a signal's handler, inside of a section: the wait had not begun
+        with core.lock:
+            core.enter()
+            if waiter is not None and waiter.thread != get_ident():
+                waiter = None  # the wait was over, and another thread waits with it already
+            if waiter is not None and core.leader is waiter:
+                if self.mid_read:
+                    error = RuntimeError("an exception struck between a read and its parsing")
+                    core.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+                    self.mid_read = False
+                self._leave_locked(waiter)
+            if waiter is not None and waiter.queue is not None:
+                self._dismiss_locked(waiter)
+            core.wake_everybody_locked()  # it may have been woken for what others wait for too
+            core.dirty = False
+        core.settle()
+
+    # In the seat.
+
+    def _read(self, deadline: float | None, straight: Straight | None = None) -> int | None:
+        """Wait for bytes and read once; returns the count, for :meth:`_dispatch_locked`."""
+        if not self._eager:
+            self._await_bytes(deadline)
+        into = self._buffer if straight is None else self._target(straight)
+        self.mid_read = True
+        return self._receive(into)
+
+    def _leave_locked(self, waiter: Waiter) -> bool:
+        """The seat is free: false, as whether ``waiter`` leads."""
+        waiter.connection = None
+        self._core.leader = None
+        self.sittings += 1
+        if self.pins or self._core.end is not None:
+            self._core.reader_waiter.wake()
+        return False
+
+    def pin_locked(self) -> None:
+        """A descriptor is polled: the reader thread reads from now on, whoever leads leaves."""
+        self.pins += 1
+        self._core.reader_waiter.wake()
+        if self._core.leader is not None:
+            self._core.leader.wake()
+
+    def unpin_locked(self) -> None:
+        """A descriptor is polled no longer. Callers may lead again once none is."""
+        self.pins -= 1
+        if not self.pins and self._core.leader is None:
+            self._hand_over_locked()
+
+    def read_once(self) -> None:
+        """For the reader thread: what a leader does, but for leaving the seat."""
+        core, pending = self._core, self._core.protocol.pending
+        if pending.grants:
+            pending.flush_now = True
+            core.flush()
+        count = self._read(None)
+        with core.lock:
+            core.enter()
+            self._dispatch_locked(count, core.reader_waiter, None)
+            core.dirty = False
+        core.settle()
+
+    def _await_bytes(self, deadline: float | None) -> None:
+        """Return when there is something to read, or the leader is woken."""
+        transport = self.transport
+        self._slept = not transport.spin()
+        if self._slept:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            transport.wait_readable(left)
+
+    def _receive(self, into: memoryview) -> int | None:
+        """One read; ``None`` for nothing yet, or for a connection that failed."""
+        count: int | None = None
+        try:
+            count = self.transport.recv_into(into)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except (OSError, ValueError) as error:
+            if is_foreign(error, self.transport):
+                raise
+            core = self._core
+            with core.lock:
+                core.enter()
+                core.connection_failed_locked(error)
+                core.dirty = False
+        self._eager = count is not None and (count >= EAGER or count == len(into))
+        return count
+
+    def _target(self, straight: Straight) -> memoryview:
+        """Where the next read of this leader goes.
+
+        The rest of a long frame of its own stream goes straight into its buffer, past the parser,
+        which saves two copies of every byte. Only who sits in the seat adds to what was received,
+        so what is asked here without the lock cannot change before the read.
+        """
+        protocol, stream = self._core.protocol, straight.stream
+        left = protocol.codec.data_left
+        if left < LONG or stream.buffer.size or protocol.under_way is not stream:
+            straight.target = straight.view[:0]
+            return self._buffer
+        straight.target = straight.view[:left]
+        return straight.target
+
+    def _dispatch_locked(
+        self, count: int | None, leader: Waiter, straight: Straight | None
+    ) -> bool:
+        """Give what was read to its streams and wake whom it concerns.
+
+        True when another reader was woken that will be back for more.
+        """
+        core, protocol = self._core, self._core.protocol
+        self.mid_read = False
+        if count is None or core.end is not None:
+            return False
+        self.received += count
+        self._keepalive.heard = True
+        if not count:
+            core.connection_ended_locked()
+            return False
+        try:
+            if straight is None or not straight.target:
+                protocol.feed(self._buffer[:count])
+            elif protocol.taken(straight.stream, count):
+                straight.count = count
+        except Error as error:
+            if protocol.goaway is not None:
+                # What follows a GOAWAY is often cut or miscounted through the peers' own fault,
+                # and the GOAWAY has told how the session ends.
+                core.connection_ended_locked()
+            else:
+                core.end_locked(error.code, error, b"")
+        if protocol.beat_answered:
+            protocol.beat_answered = False
+            protocol.windows.saw(self._keepalive.answered(time.monotonic()))
+        if core.log is not None:
+            core.log.news(protocol, self._keepalive)
+        if protocol.changed or protocol.arrived or core.drainers:
+            return core.announce_locked(leader)
+        return False

@@ -1,0 +1,80 @@
+"""What a peer may do that serves no stream: the budget, its prices, and what is free of charge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+__all__ = ["GOAWAY_COST", "USELESS_COST", "WASTED_STREAM_COST", "Budget", "LateFrames"]
+
+# DATA with bytes, SYN, FIN and updates of a window that was used are free.
+#: A frame that changes nothing, or that draws a reset. Go sends FIN twice, for example.
+USELESS_COST = 1
+#: A stream that the peer resets before this side has sent anything on it, or that it makes this
+#: side reset.
+WASTED_STREAM_COST = 5
+#: A GOAWAY. A session needs one or two.
+GOAWAY_COST = 100
+
+
+class Budget:
+    """A token bucket: up to ``size`` at once, and ``size`` a second in the long run.
+
+    Only abnormal frames are charged, so the clock is read for those alone. ``clock`` returns
+    seconds and never goes back.
+    """
+
+    __slots__ = ("_clock", "_empty_at", "size")
+
+    def __init__(self, size: int, clock: Callable[[], float]) -> None:
+        self.size = size
+        self._clock = clock
+        #: When all that was charged is paid off; up to a second ahead.
+        self._empty_at = clock()
+
+    def charge(self, cost: int) -> bool:
+        """Take ``cost``; false when there is not as much left."""
+        now = self._clock()
+        paid_off = max(self._empty_at, now) + cost / self.size
+        if paid_off > now + 1 + 1e-6:  # the tolerance covers the rounding of sums of fractions
+            return False
+        self._empty_at = paid_off
+        return True
+
+    @property
+    def left(self) -> int:
+        """What may be charged now."""
+        return max(0, self.size - round(max(0.0, self._empty_at - self._clock()) * self.size))
+
+
+class LateFrames:
+    """Frames that an honest peer may still send to streams which are over on this side.
+
+    It cannot know yet that they are over, so these are free of charge.
+    """
+
+    __slots__ = ("credit", "ends", "resets")
+
+    def __init__(self) -> None:
+        #: Bytes sent on streams that are gone, which window updates may still give back.
+        self.credit = 0
+        #: Streams that are gone and whose FIN has not come.
+        self.ends = 0
+        #: Resets received for streams that are gone: at most one answers each frame sent.
+        self.resets = 0
+
+    def end(self) -> bool:
+        """Count a FIN for a stream that is gone; false if none can have sent it."""
+        expected = self.ends > 0
+        self.ends -= expected
+        return expected
+
+    def update(self, increment: int) -> bool:
+        """Count a window update for such a stream; false if it gives back too much."""
+        expected = increment <= self.credit
+        self.credit -= increment * expected
+        return expected
+
+    def reset(self, frames_sent: int) -> bool:
+        """Count a reset for such a stream; false if there were more than frames sent."""
+        self.resets += 1
+        return self.resets <= frames_sent
