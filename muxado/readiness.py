@@ -68,6 +68,14 @@ class Readiness:
         self._stale = True
         if self.inside():
             return  # the call further up the stack asks the functions again
+        try:
+            self._sync()
+        except BaseException:
+            if self.inside():  # CPython 3.14 may raise when `with` has just taken the lock
+                self._lock.release()
+            raise
+
+    def _sync(self) -> None:
         with self._lock:
             while self._stale and self._open:
                 self._stale = False

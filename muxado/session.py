@@ -68,8 +68,8 @@ def _stats(engine: Engine) -> SessionStats:
         engine.keepalive,
     )
     protocol, jam = core.protocol, writing.jam
-    with core.lock:
-        return SessionStats(
+    return core.look(
+        lambda: SessionStats(
             streams=protocol.in_use,
             backlog=len(protocol.backlog),
             opened=protocol.opened,
@@ -90,6 +90,7 @@ def _stats(engine: Engine) -> SessionStats:
             flood_budget=protocol.budget.left,
             rescues=engine.rescues,
         )
+    )
 
 
 class Session:

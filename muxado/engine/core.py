@@ -144,12 +144,33 @@ class Core:
                 self.dirty = False
             self.settle()
         except BaseException:
+            self.let_go()
             try:
                 self.writer_waiter.ring()
             except RuntimeError:
                 pass  # the writer thread is awake
             raise
         return result
+
+    def look(self, question: Callable[[], T]) -> T:
+        """Call ``question``, which only looks, with the lock held."""
+        if self.lock._is_owned():
+            return question()
+        try:
+            with self.lock:
+                return question()
+        except BaseException:
+            self.let_go()
+            raise
+
+    def let_go(self) -> None:
+        """Behind an exception, in a call that began without the lock: release it, if need be.
+
+        From CPython 3.14 on a handler of a signal may raise when ``with`` has just taken the lock,
+        and nothing releases it then.
+        """
+        if self.lock._is_owned():
+            self.lock.release()
 
     def settle(self) -> None:
         """Do what a section has left to be done without the lock."""
@@ -198,6 +219,7 @@ class Core:
         protocol.backlog.clear()
         protocol.changed.clear()
         protocol.schedule = Schedule()
+        protocol.pending.abandon()
         error = RuntimeError("an exception struck while the session's state was being changed")
         self.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
         self.wake_everybody_locked()  # once more: what was cut short may have been the end itself

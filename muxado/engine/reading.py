@@ -98,47 +98,66 @@ class ReadSeat:
         core = self._core
         if core.lock._is_owned():
             raise RuntimeError(REENTERED)
-        waiter: Waiter | None = None
-        count, leads = None, False
+        held: list[Waiter] = []
         try:
-            while True:
-                with core.lock:
-                    core.enter()
-                    if leads and waiter is not None:
-                        waiter.yields = self._dispatch_locked(count, waiter, straight)
-                        leads = self._leave_locked(waiter)
-                    done = ready()
-                    over = done or (deadline is not None and time.monotonic() >= deadline)
-                    if over:
-                        if waiter is not None:
-                            self._dismiss_locked(waiter)
-                    elif waiter is not None or not core.sits():
-                        if waiter is None:
-                            waiter = self._new_waiter_locked(queue)
-                        leads = self._enlist_locked(waiter, reads)
-                    core.dirty = False
-                if core.stale or core.protocol.pending.flush_now or self.transport.pending:
-                    core.settle()
-                if over:
-                    return done
-                if waiter is None:
-                    raise RuntimeError(REENTERED)
-                if leads:
-                    count = self._read(deadline, straight)
-                else:
-                    waiter.sleep(deadline)
+            return self._wait(held, queue, ready, deadline, reads, straight)
         except BaseException:
             try:
-                self._recover(waiter)
+                self._recover(held[0] if held else None)
             except BaseException:
-                if waiter is not None:
-                    core.lost = waiter.thread
+                if held:
+                    core.lost = held[0].thread
                 try:
                     core.writer_waiter.ring()
                 except RuntimeError:
                     pass  # the writer thread is awake
                 raise
             raise
+
+    def _wait(
+        self,
+        held: list[Waiter],
+        queue: WaitQueue,
+        ready: Callable[[], bool],
+        deadline: float | None,
+        reads: bool,
+        straight: Straight | None,
+    ) -> bool:
+        """The loop of :meth:`wait`, which gives back the waiter in ``held`` after an exception.
+
+        In a function of its own, because CPython from 3.13 on lets an exception that strikes at
+        the end of a loop pass by the handlers of the function that the loop is in.
+        """
+        core = self._core
+        waiter: Waiter | None = None
+        count, leads = None, False
+        while True:
+            with core.lock:
+                core.enter()
+                if leads and waiter is not None:
+                    waiter.yields = self._dispatch_locked(count, waiter, straight)
+                    leads = self._leave_locked(waiter)
+                done = ready()
+                over = done or (deadline is not None and time.monotonic() >= deadline)
+                if over:
+                    if waiter is not None:
+                        self._dismiss_locked(waiter)
+                elif waiter is not None or not core.sits():
+                    if waiter is None:
+                        waiter = self._new_waiter_locked(queue)
+                        held.append(waiter)
+                    leads = self._enlist_locked(waiter, reads)
+                core.dirty = False
+            if core.stale or core.protocol.pending.flush_now or self.transport.pending:
+                core.settle()
+            if over:
+                return done
+            if waiter is None:
+                raise RuntimeError(REENTERED)
+            if leads:
+                count = self._read(deadline, straight)
+            else:
+                waiter.sleep(deadline)
 
     def _new_waiter_locked(self, queue: WaitQueue) -> Waiter:
         waiter = self._spare.pop() if self._spare else Waiter()
@@ -175,9 +194,9 @@ class ReadSeat:
     def _dismiss_locked(self, waiter: Waiter) -> None:
         """Its wait is over; somebody else is to read while its caller does something else."""
         queue = waiter.queue
-        assert queue is not None
-        queue.remove(waiter)
-        waiter.queue = None
+        if queue is not None:
+            waiter.queue = None  # first: a dismissal that is cut short is gone through once more
+            queue.remove(waiter)
         if waiter.listed:
             self._delist_locked(waiter)
         waiter.yields = False
@@ -190,6 +209,7 @@ class ReadSeat:
 
         An acceptor is left asleep if the last bytes came before their leader went to sleep: that
         is a loop of requests and answers, whose caller is back before an acceptor would be there.
+        It is not where a stream has ended; see :meth:`stream_is_over_locked`.
         """
         for waiter in self.followers:
             if self._slept or waiter.queue is not self._core.acceptors:
@@ -198,11 +218,16 @@ class ReadSeat:
         if self.parked:
             self._core.reader_waiter.wake()
 
+    def stream_is_over_locked(self) -> None:
+        """The caller that reads a stream to its end, or closes it, is not back for more of it."""
+        self._slept = True
+        if self._core.leader is None and self.followers:
+            self._hand_over_locked()
+
     def _recover(self, waiter: Waiter | None) -> None:
         """An exception ends a wait: give back what its caller holds."""
         core = self._core
-        if core.lock._is_owned():
-            return  # in a signal's handler, inside of a section: the wait had not begun
+        core.let_go()
         with core.lock:
             core.enter()
             if waiter is not None and waiter.thread != get_ident():

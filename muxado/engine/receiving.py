@@ -32,7 +32,7 @@ class Receiver:
                 data = stream.buffer.take(size)
                 self._taken_locked(stream, len(data))
                 return True
-            return self._stopped(stream)
+            return self._is_over_locked(stream)
 
         queue = stream.readers
         if queue is None:
@@ -59,7 +59,7 @@ class Receiver:
                 count = stream.buffer.read_into(view)
                 self._taken_locked(stream, count)
                 return True
-            return self._stopped(stream)
+            return self._is_over_locked(stream)
 
         queue = stream.readers
         if queue is None:
@@ -130,6 +130,13 @@ class Receiver:
             or self._core.end is not None
         )
 
+    def _is_over_locked(self, stream: StreamState) -> bool:
+        """As :meth:`_stopped`, for a caller who is told so."""
+        over = self._stopped(stream)
+        if over:
+            self._seat.stream_is_over_locked()
+        return over
+
     def _raise_failure(self, stream: StreamState) -> None:
         """Nothing more comes: return at the end of file, else raise what ended it."""
         if stream.closed:
@@ -143,8 +150,7 @@ class Receiver:
 
     def readable(self, stream: StreamState) -> bool:
         """Whether a read would not wait."""
-        with self._core.lock:
-            return bool(stream.buffer.size) or self._stopped(stream)
+        return self._core.look(lambda: bool(stream.buffer.size) or self._stopped(stream))
 
     def accept(self, deadline: float | None) -> StreamState:
         """Wait for the next stream that the peer opens."""
@@ -187,10 +193,12 @@ class Receiver:
     def acceptable(self) -> bool:
         """Whether ``accept()`` has something to say: a stream, or once the end."""
         core = self._core
-        with core.lock:
-            if core.end is not None or core.closing:
-                return self.serving or not core.told or bool(core.protocol.backlog)
-            return bool(core.protocol.backlog)
+
+        def question() -> bool:
+            over = core.end is not None or core.closing
+            return bool(core.protocol.backlog) or (over and (self.serving or not core.told))
+
+        return core.look(question)
 
 
 def _not_in_time(deadline: float | None) -> OSError:

@@ -115,40 +115,8 @@ class Sender:
         """
         core, seat = self._core, self._seat
         nested = core.writer == turn.thread
-        tried = blocked = False
-        queue = self._queue(stream)
-
-        def ready() -> bool:
-            return self._may_go_on(stream, turn, whole, blocked)
-
         try:
-            while True:
-                error: Exception | None = None
-                sits = False
-                with core.lock:
-                    core.enter()
-                    # What is done is settled before anything that has failed since is looked at.
-                    over = not lost and (turn.sent == len(turn.data) or (turn.sent and not whole))
-                    if not over:
-                        late = tried and deadline is not None and time.monotonic() >= deadline
-                        error = self._obstacle(stream, turn, late)
-                        if error is None and seat.broken is None:
-                            sits = self._take_turn_locked(stream, turn)
-                    if over or error is not None:
-                        self._retire_locked(stream, turn)
-                    blocked = stream.send.left <= 0
-                    core.dirty = False
-                tried = True
-                if over or error is not None:
-                    break
-                if sits:
-                    lost = not seat.write_batch(deadline)
-                elif seat.broken is not None:
-                    # Why the connection broke, the read side knows; or the writer thread, soon.
-                    self._reading.wait(core.watchers, core.ended, deadline)
-                else:
-                    self._reading.wait(queue, ready, deadline, reads=blocked)
-            core.settle()
+            error = self._take_turns(stream, turn, deadline, whole, lost)
         except BaseException:
             try:
                 seat.recover(nested=nested)
@@ -164,6 +132,45 @@ class Sender:
         if error is not None:
             raise error
         return turn.sent
+
+    def _take_turns(
+        self, stream: StreamState, turn: Turn, deadline: float | None, whole: bool, lost: bool
+    ) -> Exception | None:
+        """The loop of :meth:`_send_in_turns`; returns the error that ends it, if one does."""
+        core, seat = self._core, self._seat
+        tried = blocked = False
+        queue = self._queue(stream)
+
+        def ready() -> bool:
+            return self._may_go_on(stream, turn, whole, blocked)
+
+        while True:
+            error: Exception | None = None
+            sits = False
+            with core.lock:
+                core.enter()
+                # What is done is settled before anything that has failed since is looked at.
+                over = not lost and (turn.sent == len(turn.data) or (turn.sent and not whole))
+                if not over:
+                    late = tried and deadline is not None and time.monotonic() >= deadline
+                    error = self._obstacle(stream, turn, late)
+                    if error is None and seat.broken is None:
+                        sits = self._take_turn_locked(stream, turn)
+                if over or error is not None:
+                    self._retire_locked(stream, turn)
+                blocked = stream.send.left <= 0
+                core.dirty = False
+            tried = True
+            if over or error is not None:
+                core.settle()
+                return error
+            if sits:
+                lost = not seat.write_batch(deadline)
+            elif seat.broken is not None:
+                # Why the connection broke, the read side knows; or the writer thread, soon.
+                self._reading.wait(core.watchers, core.ended, deadline)
+            else:
+                self._reading.wait(queue, ready, deadline, reads=blocked)
 
     def _queue(self, stream: StreamState) -> WaitQueue:
         def queue_locked() -> WaitQueue:
@@ -271,13 +278,16 @@ class Sender:
     def writable(self, stream: StreamState) -> bool:
         """Whether a non-blocking send would be told something other than to wait."""
         core, seat = self._core, self._seat
-        with core.lock:
+
+        def question() -> bool:
             if core.end is not None or stream.failure is not None or stream.fin_out:
                 return True
             room = stream.write is None and seat.has_room()
             if not room:
                 seat.starve_locked(stream)
             return room and stream.send.left > 0
+
+        return core.look(question)
 
     def _refusal(self, stream: StreamState) -> OSError | None:
         """What a send is told that cannot be: a new exception, ``None`` where it can."""

@@ -135,6 +135,7 @@ class Streams:
                     self._writing.give_ride_locked()
             stream.closed = True
             stream.write = None
+            self._reading.stream_is_over_locked()
             if stream.poller is not None:
                 stream.poller = None
                 self._reading.unpin_locked()

@@ -333,8 +333,7 @@ class WriteSeat:
         ``nested``: it is another call's, which a signal's handler interrupted to make this one.
         """
         core = self._core
-        if core.lock._is_owned():
-            return  # in a signal's handler, inside of a section: the call had not begun
+        core.let_go()
         with core.lock:
             core.enter()
             if core.writer == get_ident() and not nested:

@@ -72,6 +72,13 @@ class Pending:
             self.ending.pop(stream, None)
         self.opening.clear()
 
+    def abandon(self) -> None:
+        """Nothing of all this is to be sent, since it may be half changed."""
+        self.opening = collections.OrderedDict()
+        self.ending, self.grants, self.resets = {}, {}, {}
+        self.goaway = self.probe = b""
+        self.flush_now = self.syn_due = False
+
     def syn(self, stream: StreamState, length: int) -> bytes:
         """The frames that open ``stream``, whose first ``length`` bytes are to follow them.
 

@@ -16,48 +16,48 @@ import pytest
 
 import muxado
 
-from ..helpers.crew import Crew
+from ..helpers.crew import GUARD, Crew
 from ..helpers.support import DATA, FIN, SYN, RawPeer, frame
 
-#: Streams, and how many at once.
-COUNT, AT_ONCE = 400, 4
-#: Seconds that no short stream takes that is not stalled, and the share that may.
-SLOW, SHARE = 0.004, 0.01
-#: A busy machine is slow now and then, and not each time.
+#: Streams; and the share of them for which somebody may have to be rescued by the reader thread,
+#: which happens also where a busy machine gives a thread that was woken no processor for so long.
+COUNT, SHARE = 400, 0.01
 ATTEMPTS = 5
 
 
-def handle(stream: muxado.Stream) -> None:
+def answer_and_close(stream: muxado.Stream) -> None:
     with stream:
-        question = stream.recv(100, socket.MSG_WAITALL)
-        stream.sendall(question[:8])
+        stream.sendall(stream.recv(100, socket.MSG_WAITALL))
+
+
+def answer_and_wait(stream: muxado.Stream) -> None:
+    with stream:
+        stream.sendall(stream.recv(100, socket.MSG_WAITALL))
         assert stream.recv(1) == b""
 
 
 class Client:
-    """The peer: asks on new streams, four at a time, and takes the time until each is over."""
+    """The peer: asks on new streams, several at a time, and waits for the end of each."""
 
-    def __init__(self, peer: RawPeer) -> None:
+    def __init__(self, peer: RawPeer, at_once: int) -> None:
         self._peer = peer
         self._lock = threading.Lock()  # of the connection
-        self._asked: dict[int, float] = {}
-        self._free = threading.Semaphore(AT_ONCE)
-        self.times: list[float] = []
+        self._free = threading.Semaphore(at_once)
 
-    def _send(self, head: bytes, body: bytes) -> None:
+    def _send(self, head: bytes, body: bytes = b"") -> None:
         with self._lock:
             self._peer.sock.sendall(head)
-            self._peer.sock.sendall(body)
+            if body:
+                self._peer.sock.sendall(body)
 
     def ask(self) -> None:
         rng = random.Random(1)
         for number in range(3, 3 + 2 * COUNT, 2):
-            self._free.acquire()
-            self._asked[number] = time.perf_counter()
+            assert self._free.acquire(timeout=GUARD)
             whole = frame(DATA, SYN, number, bytes(100))
             self._send(whole[:8], whole[8:])
             if rng.random() < 0.2:
-                time.sleep(0.0005)  # what makes the threads of the server meet in other orders
+                time.sleep(0.0005)  # the threads of the server meet in other orders
 
     def hear(self) -> None:
         left = COUNT
@@ -65,35 +65,35 @@ class Client:
             got = self._peer.read()
             assert got is not None
             if got.type == DATA and got.body:
-                whole = frame(DATA, FIN, got.stream_id)
-                self._send(whole[:8], whole[8:])
+                self._send(frame(DATA, FIN, got.stream_id))
             if got.type == DATA and got.flags & FIN:
-                self.times.append(time.perf_counter() - self._asked.pop(got.stream_id))
                 self._free.release()
                 left -= 1
 
 
-def slow_ones(peer: RawPeer, crew: Crew) -> tuple[int, int]:
-    """How many streams were slow, and how many callers had to be rescued."""
-    client = Client(peer)
-
-    def serve() -> None:
-        for stream in peer.session:
+@pytest.mark.parametrize("at_once", [1, 4])
+@pytest.mark.parametrize("handle", [answer_and_close, answer_and_wait])
+def test_nobody_waits_for_bytes_that_nobody_reads(
+    raw: Callable[..., RawPeer],
+    crew: Crew,
+    handle: Callable[[muxado.Stream], None],
+    at_once: int,
+) -> None:
+    def serve(session: muxado.Session) -> None:
+        for stream in session:
             crew.start(handle, stream)
 
-    crew.start(serve)
-    hearing = crew.start(client.hear)
-    crew.start(client.ask).result()
-    hearing.result()
-    return sum(each > SLOW for each in client.times), peer.session.stats().rescues
-
-
-def test_short_streams_are_not_stalled(raw: Callable[..., RawPeer], crew: Crew) -> None:
-    found = []
+    rescues = []
     for _ in range(ATTEMPTS):
         peer = raw(heartbeat_interval=None)
-        found.append(slow_ones(peer, crew))
+        client = Client(peer, at_once)
+        serving = crew.start(serve, peer.session)
+        hearing = crew.start(client.hear)
+        crew.start(client.ask).result()
+        hearing.result()
+        rescues.append(peer.session.stats().rescues)
         peer.session.close()
-        if found[-1][0] <= COUNT * SHARE and found[-1][1] <= COUNT * SHARE:
+        serving.result()
+        if rescues[-1] <= COUNT * SHARE:
             return
-    pytest.fail(f"of {COUNT} streams slow, and rescued: {found}")
+    pytest.fail(f"of {COUNT} streams, rescued: {rescues}")
