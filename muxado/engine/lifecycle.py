@@ -133,7 +133,7 @@ class Engine:
         deadline = time.monotonic() + core.protocol.config.linger
 
         def stop_locked() -> None:
-            if core.log is not None and not core.closing:
+            if core.log is not None and not core.closing and core.end is None:
                 core.log.event("closing")
             core.closing, self._writer.close_deadline = True, deadline
             if core.end is None:
