@@ -75,8 +75,8 @@ class ReadSeat:
         self._eager = True
         #: Bytes may have been read that the protocol has not seen.
         self.mid_read = False
-        #: The last wait for bytes was long enough to go to sleep.
-        self._slept = True
+        #: Whether an acceptor is woken to lead: not in the midst of requests and answers.
+        self._wakes_acceptors = True
 
     # Waiting.
 
@@ -208,11 +208,11 @@ class ReadSeat:
         """Wake the oldest follower, to lead; where there is none, the reader thread.
 
         An acceptor is left asleep if the last bytes came before their leader went to sleep: that
-        is a loop of requests and answers, whose caller is back before an acceptor would be there.
-        It is not where a stream has ended; see :meth:`stream_is_over_locked`.
+        is a loop of requests and answers, whose caller is back before an acceptor would be there,
+        unless its stream is over.
         """
         for waiter in self.followers:
-            if self._slept or waiter.queue is not self._core.acceptors:
+            if self._wakes_acceptors or waiter.queue is not self._core.acceptors:
                 waiter.wake()
                 return
         if self.parked:
@@ -220,7 +220,7 @@ class ReadSeat:
 
     def stream_is_over_locked(self) -> None:
         """The caller that reads a stream to its end, or closes it, is not back for more of it."""
-        self._slept = True
+        self._wakes_acceptors = True
         if self._core.leader is None and self.followers:
             self._hand_over_locked()
 
@@ -292,8 +292,9 @@ class ReadSeat:
     def _await_bytes(self, deadline: float | None) -> None:
         """Return when there is something to read, or the leader is woken."""
         transport = self.transport
-        self._slept = not transport.spin()
-        if self._slept:
+        soon = transport.spin()
+        self._wakes_acceptors = not soon
+        if not soon:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             transport.wait_readable(left)
 
