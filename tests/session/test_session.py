@@ -91,7 +91,7 @@ def test_a_server_that_speaks_first(connector: Connector) -> None:
     accepted.close()
 
 
-def test_last_words_arrive(connector: Connector, crew: Crew) -> None:
+def test_what_was_written_before_close_arrives(connector: Connector, crew: Crew) -> None:
     """What was written before close() is read by the peer, for a stream and for a session."""
     client, server = connector()
     reading = []
@@ -112,7 +112,7 @@ def test_last_words_arrive(connector: Connector, crew: Crew) -> None:
                 far.recv(100)
 
 
-def test_large_last_words_arrive(sessions: Sessions, crew: Crew) -> None:
+def test_much_written_before_close_arrives(sessions: Sessions, crew: Crew) -> None:
     """The same when they fill the connection: close() waits for it to take them."""
     client, server = sessions.tcp(buffers=4096)
     near, far = streams((client, server))

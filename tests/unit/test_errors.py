@@ -148,6 +148,14 @@ def test_a_refused_stream_is_always_retryable() -> None:
     assert StreamRefused("text").retryable is True
 
 
+def test_a_failed_heartbeat_is_no_time_out() -> None:
+    """Programs catch ``TimeoutError`` in order to try again, which would go on for ever."""
+    error = errors.HeartbeatTimeout()
+    assert isinstance(error, errors.SessionClosed)
+    assert isinstance(error, ConnectionAbortedError)
+    assert not isinstance(error, TimeoutError)
+
+
 def test_sessions_streams_and_misuse_are_told_apart() -> None:
     ends_session = {errors.HeartbeatTimeout, errors.ProtocolError, errors.FrameSizeError}
     ends_session |= {errors.EnhanceYourCalm, errors.SessionClosed}
