@@ -114,7 +114,7 @@ class HeartbeatTimeout(SessionClosed):
     """The session ended because the peer fell silent.
 
     It is no ``TimeoutError``: programs that wait in a loop take one to mean "ask again", and would
-    ask a dead session for ever.
+    ask a session that has ended for ever.
     """
 
 

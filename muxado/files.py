@@ -113,7 +113,7 @@ def flush_all(deadline: float) -> None:
             continue
         raw = _writers[file]
         try:
-            # Before the look at `writing`: a write that begins behind that look ends in time.
+            # Before the look at `writing`: a write that begins after it ends in time.
             raw._sock.settimeout(max(0.001, deadline - time.monotonic()))
             if not raw.writing:
                 file.flush()

@@ -141,7 +141,7 @@ class Session:
         try:
             return Stream(self, self._engine, state)
         except BaseException:
-            self._engine.streams.drop(state)  # an exception from outside: nobody will have it
+            self._engine.streams.drop(state)  # the caller will never get it
             raise
 
     def dial(self, address: Any = None, timeout: Any = None, source_address: Any = None) -> Stream:
@@ -163,7 +163,7 @@ class Session:
         """
         timeout = self._timeout
         deadline = time.monotonic() + timeout if timeout else timeout
-        address = self.getpeername()  # before: an exception behind accept() would cost the stream
+        address = self.getpeername()  # before: an exception after accept() would lose the stream
         return self._stream(self._engine.receiver.accept(deadline)), address
 
     def __iter__(self) -> Iterator[Stream]:

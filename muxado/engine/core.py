@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["REENTERED", "TAKEN", "Core", "Poller", "is_foreign", "os_error", "sync"]
 
-#: What a call is told that would have to wait for its own thread.
+#: The text of the ``RuntimeError`` for a call that would have to wait for its own thread.
 REENTERED = "a signal handler or a finalizer uses a session that its own thread is inside of"
 
 #: In place of a thread's ident: a seat that is taken for good, when the session is over.
@@ -60,14 +60,14 @@ class Core:
     An exception that strikes in between, from a signal's handler or out of a defect, leaves
     ``dirty`` set, and whoever enters next ends the session, because what the section was changing
     may be half changed. So nothing leaves a section early: what is to be raised or returned is
-    kept, and raised or returned behind it. What a section leaves to be done without the lock is
+    kept, and raised or returned after it. What a section leaves to be done without the lock is
     done by :meth:`settle`.
     """
 
     def __init__(self, config: Config, *, client: bool) -> None:
         self.name = f"{'client' if client else 'server'}-{next(_numbers)}"
         # Reentrant only so that a signal's handler or a finalizer that meets its own thread inside
-        # can be told so instead of waiting for itself.
+        # gets an exception instead of waiting for itself.
         self.lock: Any = threading.RLock()
         #: A section has begun and not come to its end.
         self.dirty = False
@@ -75,7 +75,7 @@ class Core:
         #: without the lock and, since a third may come, without a call on the way.
         self.lost = 0
         self.protocol = Protocol(config, client=client, clock=time.monotonic)
-        #: Takes what is logged about this session; ``None`` where nobody listens.
+        #: Takes what is logged about this session; ``None`` where nothing is logged.
         self.log = log_for(self.name, self.protocol.codec)
 
         #: Why the session is over, once it is. Set once.
@@ -285,7 +285,7 @@ class Core:
         return self.end is not None
 
     def end_locked(self, code: ErrorCode, error: BaseException | None, debug: bytes) -> None:
-        """The session is over. The first cause stands, and everybody is woken to hear of it."""
+        """End the session and wake everybody. If it has ended already, the first cause stands."""
         if self.end is not None:
             return
         self.end = SessionEnd(code, error, debug)
@@ -296,7 +296,7 @@ class Core:
             self.log.event("the session is over: %s", self.end)
 
     def wake_everybody_locked(self) -> None:
-        """Have everybody look again, and every descriptor brought up to date."""
+        """Wake every thread that waits, and have every descriptor brought up to date."""
         for waiter in self.waiting:
             waiter.wake()
         if self.leader is not None:
@@ -319,7 +319,7 @@ class Core:
         self.end_locked(code, error, debug)
 
     def connection_failed_locked(self, error: OSError | ValueError) -> None:
-        """A read failed; behind the peer's GOAWAY that is as good as an end of file."""
+        """A read failed, which after the peer's GOAWAY means no more than an end of file."""
         if self.protocol.goaway is not None:
             self.connection_ended_locked()
         else:

@@ -1,4 +1,4 @@
-"""When to ask the peer for a sign of life, and when to judge its silence. Pure: told the time."""
+"""When to send heartbeats, and when to judge the peer's silence. Pure: callers pass the time."""
 
 from __future__ import annotations
 

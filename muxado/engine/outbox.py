@@ -59,7 +59,7 @@ class Outbox:
 
 
 def rest_of(buffers: list[Buffer], count: int) -> list[Buffer]:
-    """What is left of ``buffers`` behind the first ``count`` bytes."""
+    """What is left of ``buffers`` after the first ``count`` bytes."""
     gone = 0
     while gone < len(buffers) and count >= len(buffers[gone]):
         count -= len(buffers[gone])

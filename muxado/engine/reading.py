@@ -70,8 +70,8 @@ class ReadSeat:
         self.received = 0
         # For the one who sits:
         self._buffer = memoryview(bytearray(READ))
-        #: Read before waiting: behind a large read there is more as a rule, and at first a TLS
-        #: handshake may have read what came behind it.
+        #: Read before waiting: after a large read there is usually more, and at first a TLS
+        #: handshake may have read what came after it.
         self._eager = True
         #: Bytes may have been read that the protocol has not seen.
         self.mid_read = False
@@ -350,7 +350,7 @@ class ReadSeat:
         try:
             if straight is None or not straight.target:
                 protocol.feed(self._buffer[:count])
-            elif protocol.taken(straight.stream, count):
+            elif protocol.read_directly(straight.stream, count):
                 straight.count = count
         except Error as error:
             if protocol.goaway is not None:

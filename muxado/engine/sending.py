@@ -14,7 +14,7 @@ from threading import get_ident
 from muxado.engine.core import REENTERED, Core, os_error, sync
 from muxado.engine.reading import ReadSeat
 from muxado.engine.waiting import WaitQueue
-from muxado.engine.writing import BEHIND, Turn, WriteSeat
+from muxado.engine.writing import OUTBOX_FULL, Turn, WriteSeat
 from muxado.protocol import StreamState
 
 __all__ = ["Sender"]
@@ -61,7 +61,7 @@ class Sender:
                 elif (
                     stream.write is None
                     and size <= stream.send.left
-                    and seat.outbox.size < BEHIND
+                    and seat.outbox.size < OUTBOX_FULL
                     and seat.broken is None
                 ):
                     if not core.writer:
@@ -182,7 +182,7 @@ class Sender:
         return self._core.section(queue_locked)
 
     def _obstacle(self, stream: StreamState, turn: Turn, late: bool) -> Exception | None:
-        """What a sender whose turn may come is told instead, if there is anything."""
+        """The exception to raise instead of waiting for one's turn, if there is one."""
         error = self._refusal(stream)
         if error is not None:
             return error
@@ -233,7 +233,7 @@ class Sender:
         return not blocked and not core.writer and core.protocol.schedule.first() is stream
 
     def _retire_locked(self, stream: StreamState, turn: Turn) -> None:
-        """The turn is over, whatever came of it: nobody sends more of it, and others go on."""
+        """End the turn, whether or not all of it was sent, and let other senders go on."""
         core = self._core
         if stream.write is turn:
             stream.write = None
@@ -259,7 +259,7 @@ class Sender:
                 protocol.pending.flush_now = True
             elif error is None:
                 error = os_error(errno.EAGAIN)
-                seat.starve_locked(stream)
+                seat.poll_for_room_locked(stream)
             return size if error is None else error
 
         result = core.section(leave_locked)
@@ -276,7 +276,7 @@ class Sender:
             raise error
 
     def writable(self, stream: StreamState) -> bool:
-        """Whether a non-blocking send would be told something other than to wait."""
+        """Whether a non-blocking send would do anything but raise ``BlockingIOError``."""
         core, seat = self._core, self._seat
 
         def question() -> bool:
@@ -284,13 +284,13 @@ class Sender:
                 return True
             room = stream.write is None and seat.has_room()
             if not room:
-                seat.starve_locked(stream)
+                seat.poll_for_room_locked(stream)
             return room and stream.send.left > 0
 
         return core.look(question)
 
     def _refusal(self, stream: StreamState) -> OSError | None:
-        """What a send is told that cannot be: a new exception, ``None`` where it can."""
+        """A new exception for a send that is not possible; ``None`` if it is."""
         if stream.failure is not None:
             return stream.failure.exception()
         if self._core.end is not None:

@@ -1,8 +1,9 @@
-"""How streams begin and end, and what those leave who drop a stream or a file without closing it.
+"""How streams begin and end, also those that are dropped without having been closed.
 
-A finalizer runs wherever the collector strikes, inside of any lock, so it leaves a note, which the
-writer thread carries out. What a dropped file has buffered is sent by a thread of its own, since
-that may take as long as the peer likes; what is done on the stream later waits for that.
+A finalizer runs wherever the collector does, whatever locks the thread holds, so it leaves a note,
+which the writer thread carries out. What a dropped file has buffered is sent by a thread of
+its own, since that may take as long as the peer likes; what is done on the stream later waits for
+it.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Streams:
         self._sender = sender
 
     def open(self, priority: int, stream_type: int, fin: bool) -> StreamState:
-        """A new stream; its SYN rides with its first bytes or follows within a moment."""
+        """A new stream; its SYN goes with its first bytes, or alone a moment later."""
         core = self._core
         core.check_entry()
 
@@ -47,7 +48,7 @@ class Streams:
                 stream = core.protocol.open(priority, stream_type, fin)
             except OSError as error:
                 return error
-            self._writing.give_ride_locked()
+            self._writing.send_soon_locked()
             return stream
 
         result = core.section(open_locked)
@@ -85,7 +86,7 @@ class Streams:
         self._change(stream, functools.partial(self._core.protocol.prioritise, stream, priority))
 
     def reset(self, stream: StreamState, code: int) -> None:
-        """RST: both directions end at once. Where a section is under way, a moment later."""
+        """RST: both directions end at once; within a section, a moment later."""
         core = self._core
         change = functools.partial(
             self._change, stream, functools.partial(core.protocol.reset, stream, code)
@@ -116,7 +117,7 @@ class Streams:
             core.announce_locked()
 
     def close(self, stream: StreamState) -> None:
-        """The application lets go of it. Where a section is under way, a moment later."""
+        """Close ``stream`` for the application; within a section, a moment later."""
         core = self._core
         if core.lock._is_owned() or core.notes or core.orphans:
             self.drop(stream)
@@ -132,7 +133,7 @@ class Streams:
             if core.end is None:
                 protocol.close(stream)
                 if protocol.pending.ending and not protocol.pending.flush_now:
-                    self._writing.give_ride_locked()
+                    self._writing.send_soon_locked()
             stream.closed = True
             stream.write = None
             self._reading.stream_is_over_locked()
@@ -156,7 +157,7 @@ class Streams:
     def _in_order(
         self, stream: StreamState, action: Callable[[], object], *, waits: bool = False
     ) -> None:
-        """Carry ``action`` out behind what dropped files have left on ``stream``.
+        """Carry ``action`` out after the bytes that dropped files have left on ``stream``.
 
         ``waits``: it may take as long as the peer likes, so it gets a thread of its own.
         """
@@ -176,7 +177,7 @@ class Streams:
             return
         try:
             _thread.start_new_thread(self._carry_out_orphans, (stream,))
-        except RuntimeError:  # no thread is to be had: the bytes are lost, as at a reset
+        except RuntimeError:  # no thread can be started: the bytes are lost, as after a reset
             self._change(
                 stream,
                 functools.partial(self._core.protocol.reset, stream, ErrorCode.INTERNAL_ERROR),
@@ -198,7 +199,7 @@ class Streams:
             try:
                 action()
             except OSError:
-                pass  # nobody is left to be told
+                pass  # there is no caller left who could get it
 
     def pin(self, stream: StreamState | None, poller: P) -> P:
         """A descriptor is polled for ``stream`` (or the session): keep reading for it.

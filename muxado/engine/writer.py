@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["WriterThread"]
 
-#: Seconds that a SYN or FIN waits for a frame to ride with.
-_RIDE = 0.002
-#: Rides in a row with nothing to take along before the thread parks. More streams are likely to be
-#: opened or closed, and they find it awake instead of having to wake it.
-_IDLE_RIDES = 8
+#: Seconds that a SYN or FIN waits for another frame to go with.
+_DELAY = 0.002
+#: How often in a row the thread waits so long, with nothing to send after it, before it parks. More
+#: streams are likely to be opened or closed meanwhile, which need not wake it then.
+_IDLE_DELAYS = 8
 #: Seconds that the end of the connection is waited for after a write failed.
 _BROKEN = 1.0
 #: Seconds to let the read side have its turn before the peer's silence is judged again.
@@ -41,7 +41,7 @@ class WriterThread:
         #: Whose SYN and whose FIN had waited longest at the last look.
         self._before: tuple[StreamState | None, StreamState | None] = (None, None)
         self._rested = False  # the last sleep was not cut short
-        self._idle = _IDLE_RIDES
+        self._idle = _IDLE_DELAYS
         #: Until when the last GOAWAY waits for the connection to take it (seconds, monotonic).
         self.close_deadline = 0.0
 
@@ -92,7 +92,7 @@ class WriterThread:
         opening, ending = next(iter(pending.opening), None), next(iter(pending.ending), None)
         self._before = (opening, ending)
         waits = opening is not None or ending is not None
-        # Only what has waited since the last look: the rest may still find a ride.
+        # Only what has waited since the last look: the rest may still go with another frame.
         overdue = self._rested and (
             (opening is not None and opening is before[0])
             or (ending is not None and ending is before[1])
@@ -103,12 +103,12 @@ class WriterThread:
             return True, None
         if waits and not overdue:
             self._idle = 0
-            return False, _RIDE
+            return False, _DELAY
         if overdue and opening is not None:
             core.protocol.announce(opening)  # whoever writes would leave it to its first bytes
-        elif self._idle < _IDLE_RIDES:
+        elif self._idle < _IDLE_DELAYS:
             self._idle += 1
-            return False, _RIDE
+            return False, _DELAY
         seat.parked = True
         return False, None
 

@@ -24,16 +24,16 @@ from muxado.protocol import StreamState
 if TYPE_CHECKING:
     from muxado.transport import Transport
 
-__all__ = ["BEHIND", "Turn", "WriteSeat"]
+__all__ = ["OUTBOX_FULL", "Turn", "WriteSeat"]
 
-#: Nothing is framed behind so many bytes that the connection has not taken, but by a non-blocking
-#: send: callers wait, and control frames stay with the protocol, which bounds them.
-BEHIND = 65536
+#: While the outbox holds so many bytes, only non-blocking sends may add frames to it: other callers
+#: wait, and control frames stay with the protocol, which bounds them.
+OUTBOX_FULL = 65536
 #: What non-blocking sends may leave in the outbox; and while priorities compete.
 _ROOM, _ROOM_CONTENDED = 262144, 16384
 #: Bytes of one frame: at first; at most, on a connection that takes whole batches at once; and
-#: while streams of different priority compete, since what was handed over goes before all that is
-#: more urgent: on 10 Mbit/s 8 KiB are 7 ms.
+#: while streams of different priority compete, since what the connection has been given goes before
+#: anything of a higher priority that comes later: on 10 Mbit/s 8 KiB take 7 ms.
 _FRAME, _FRAME_MOST, _FRAME_CONTENDED = 65536, 262144, 8192
 #: A body of so many bytes or less is joined to its header; more are left where they are.
 _JOIN = 16384
@@ -65,8 +65,8 @@ class WriteSeat:
         self.broken: tuple[float, OSError] | None = None
         #: While the connection takes no more: since when, who waits there, with how many bytes.
         self.jam: tuple[float, str, int] | None = None
-        #: Streams whose descriptor says that nothing can be sent just now.
-        self._starved: dict[StreamState, None] = {}
+        #: Streams whose descriptors say that nothing can be sent until there is room again.
+        self._pollers_waiting: dict[StreamState, None] = {}
         #: The writer thread sleeps until it is woken.
         self.parked = False
         # For the one who sits:
@@ -91,16 +91,16 @@ class WriteSeat:
         core.writer = get_ident()
         self._batch = []
         self._cut = self._done = 0
-        behind = self.outbox.size
-        if behind:
+        unsent = self.outbox.size
+        if unsent:
             beats = protocol.heartbeats() if protocol.heartbeat_due else b""
             frames, self._cut = self.outbox.take(beats)
             self._batch.append(frames)
-        if behind >= BEHIND and self._stuck:
+        if unsent >= OUTBOX_FULL and self._stuck:
             return False
         if opening or pending.flush_now or pending.ending or pending.grants:
             self._batch.append(protocol.control_frames(opening))
-        return behind < BEHIND
+        return unsent < OUTBOX_FULL
 
     def add_locked(self, stream: StreamState, data: bytes | memoryview) -> None:
         """Add a frame of ``data`` to the batch."""
@@ -145,9 +145,9 @@ class WriteSeat:
         """Whether a non-blocking send may leave its bytes in the outbox."""
         return self.outbox.size < (_ROOM_CONTENDED if self._core.protocol.contended else _ROOM)
 
-    def starve_locked(self, stream: StreamState) -> None:
-        """The descriptor of ``stream`` is to be looked at when there is room again."""
-        self._starved[stream] = None
+    def poll_for_room_locked(self, stream: StreamState) -> None:
+        """Have the descriptor of ``stream`` brought up to date when there is room again."""
+        self._pollers_waiting[stream] = None
 
     def has_work(self) -> bool:
         """Whether something must go at once that no caller waits to send."""
@@ -307,9 +307,9 @@ class WriteSeat:
         core, protocol = self._core, self._core.protocol
         if core.writer:
             return
-        if self._starved and self.has_room():
-            core.stale.extend(s.poller for s in self._starved if s.poller is not None)
-            self._starved.clear()
+        if self._pollers_waiting and self.has_room():
+            core.stale.extend(s.poller for s in self._pollers_waiting if s.poller is not None)
+            self._pollers_waiting.clear()
         pending = protocol.pending
         if self.broken is not None or core.end is not None:
             core.writer_waiter.wake()
@@ -318,12 +318,12 @@ class WriteSeat:
         elif self.outbox.size or pending.flush_now or self.transport.pending:
             core.writer_waiter.wake()
         elif pending.opening or pending.ending:
-            self.give_ride_locked()
+            self.send_soon_locked()
         elif core.flushers:
             core.flushers.wake_all()
 
-    def give_ride_locked(self) -> None:
-        """A SYN or FIN may wait for a frame to ride with; see that it does not wait for ever."""
+    def send_soon_locked(self) -> None:
+        """See that a pending SYN or FIN does not wait for ever for a frame to go with."""
         if self.parked or self._core.closing:
             self._core.writer_waiter.wake()
 

@@ -42,7 +42,7 @@ _BURST = 0.005
 #: Seconds after which a window that was never needed in them is halved.
 _SETTLE = 1.0
 #: Seconds that a round trip takes at least, when nobody can tell who is awake: of a stream that is
-#: alone; and of one among others, whose bytes wait behind all that it has under way.
+#: alone; and of one among others, whose bytes wait for all that they have under way.
 _AWAKENING = 0.001
 _AWAKENING_BESIDE = 0.0002
 #: Bytes that a stream sends at most before it is another's turn, however fast the connection is.
@@ -67,7 +67,7 @@ class SendWindow:
         self.most = size
 
     def grant(self, increment: int) -> bool:
-        """The peer adds ``increment`` bytes; false when no honest peer would get this far."""
+        """The peer adds ``increment`` bytes; false if that is more than a correct peer grants."""
         if self.left + increment > MAX_WINDOW:
             return False
         self.left += increment
@@ -160,7 +160,7 @@ class ReceiveWindow:
     def cut_short(self, now: float) -> float | None:
         """The window that a sender asks for whose turn it has ended; ``None`` where it has not.
 
-        To be asked behind :meth:`needed`.
+        To be called after :meth:`needed`.
         """
         if self.left or not 0 < now - self._used_up <= _AT_ONCE:
             return None

@@ -47,9 +47,9 @@ class Budget:
 
 
 class LateFrames:
-    """Frames that an honest peer may still send to streams which are over on this side.
+    """Frames that a correct peer may still send to streams which have ended on this side.
 
-    It cannot know yet that they are over, so these are free of charge.
+    It cannot know yet that they have ended, so these frames are free of charge.
     """
 
     __slots__ = ("credit", "ends", "resets")

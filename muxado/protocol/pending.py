@@ -142,7 +142,7 @@ class Pending:
         for stream in self.ending:
             frames += count(codec.data(stream.id, 0, True))
         self.ending.clear()
-        for stream_id, code in self.resets.items():  # behind the FIN of a stream closed just now
+        for stream_id, code in self.resets.items():  # after the FIN of a stream closed just now
             frames += count(codec.rst(stream_id, code))
         self.resets.clear()
         if self.goaway:

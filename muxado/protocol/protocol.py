@@ -114,9 +114,9 @@ class Protocol:
         stream = self._receiver.current
         return None if stream is None or stream.read_shut else stream
 
-    def taken(self, stream: StreamState, count: int) -> bool:
+    def read_directly(self, stream: StreamState, count: int) -> bool:
         """A reader took ``count`` bytes of that frame; false if nobody wants them any more."""
-        return self._receiver.taken(stream, count)
+        return self._receiver.read_directly(stream, count)
 
     # What the application does.
 
@@ -203,7 +203,7 @@ class Protocol:
             self.consumed(stream, unread)
 
     def close(self, stream: StreamState) -> None:
-        """The application lets go: FIN, which may wait if nothing was sent last, or RST."""
+        """The application closes it: FIN, which may wait if nothing was sent last, or RST."""
         if stream.closed:
             return
         if stream.failure is not None:
@@ -340,7 +340,7 @@ class Protocol:
         self.windows.closed(stream.receive)
         if stream.receive.left or stream.fin_in:
             self.pending.grants.pop(stream, None)
-        # otherwise the peer could not even send what would tell it that nobody reads any more
+        # otherwise the peer could not even send the DATA that is answered with a reset
         self.heartbeat_streams.discard(stream)
         self.untyped.pop(stream, None)
         if self._receiver.current is stream:

@@ -7,8 +7,8 @@ SYN                         a stream to accept; RST ACCEPT_QUEUE_FULL or STREAM_
                             when there is no room
 DATA                        bytes to read
 DATA beyond the window      FlowControlError on that stream, which is reset
-FIN                         end of file, behind the last byte
-RST                         StreamReset or StreamRefused, behind the last byte
+FIN                         end of file, after the last byte
+RST                         StreamReset or StreamRefused, after the last byte
 WNDINC                      room to send
 GOAWAY                      RemoteGoneAway on streams that the peer has not taken; others go on
 ==========================  ========================================================================
@@ -38,8 +38,8 @@ __all__ = ["Receiver"]
 
 _NOTHING = memoryview(b"")
 
-#: Resets that the peer has drawn, and ends of streams that it opened, which are still to be sent.
-#: A peer that makes this side collect more than this is told to calm down.
+#: How many resets that the peer has provoked, and FINs of streams that it opened, may wait to be
+#: sent. With more the session ends with ENHANCE_YOUR_CALM.
 _MAX_DRAWN = 20_000
 
 
@@ -217,7 +217,7 @@ class Receiver:
     def _on_late_data(
         self, stream: StreamState | None, stream_id: int, length: int, fin: bool
     ) -> None:
-        """DATA for a stream that is gone or never was, or behind its end."""
+        """DATA for a stream that has ended or was never opened, or after its FIN."""
         if stream is None or not stream.opened:
             self._check_known(stream_id, "DATA")
             if not length and not (fin and self._protocol.late.end()):
@@ -232,7 +232,7 @@ class Receiver:
             failure = Failure(StreamReset, text, ErrorCode.STREAM_CLOSED)
             self._protocol.break_off(stream, failure)
 
-    def taken(self, stream: StreamState, count: int) -> bool:
+    def read_directly(self, stream: StreamState, count: int) -> bool:
         """A reader has taken ``count`` bytes of the frame under way from the connection."""
         last = self._protocol.codec.passed(count)
         if self.current is not stream:
@@ -370,7 +370,7 @@ class Receiver:
                 raise ProtocolError(f"{name} for stream {stream_id}, which was never opened")
 
     def _charge(self, cost: int) -> None:
-        """The peer has sent what serves no stream."""
+        """Charge the peer for a frame that serves no stream."""
         budget = self._protocol.budget
         if not budget.charge(cost):
             raise EnhanceYourCalm(f"the peer sends more than {budget.size} useless frames a second")

@@ -26,7 +26,7 @@ log = logging.getLogger("muxado")
 
 #: Bytes that the object is asked for, and given, at a time.
 _PART = 65536
-#: The send buffer of the pair where what is urgent must not wait for long.
+#: The send buffer of the pair while streams of different priority compete.
 _SHORT_BUFFER = 8192
 #: Seconds for threads to end whose object has been closed, before they are left to themselves.
 _GRACE = 0.1

@@ -101,7 +101,7 @@ class Transport:
         raise NotImplementedError
 
     def keep_short(self, short: bool) -> None:
-        """Take little in advance, so that what is urgent has few bytes to wait for."""
+        """Take little in advance, so that bytes of a higher priority have few to wait for."""
         self.short = short
 
     def spin(self) -> bool:

@@ -1,4 +1,4 @@
-"""What every version of the wire offers, and what it asks of the one who handles its frames."""
+"""The interface of every version's codec, and that of the object which handles its frames."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HTTP = (b"GET ", b"POST", b"HEAD", b"PUT ", b"OPTI", b"DELE", b"PATC", b"CONN",
 
 
 def guess_other(data: bytes) -> str:
-    """What the first bytes of a peer look like that speaks no muxado at all; else ``""``."""
+    """What ``data``, a connection's first bytes, look like if not like muxado; else ``""``."""
     if data.startswith(_HTTP):
         return "an HTTP request"
     if data.startswith(b"HTTP"):
@@ -43,9 +43,9 @@ class Handler(Protocol):
     def on_data(self, stream_id: int, length: int, piece: memoryview, fin: bool) -> None:
         """A DATA frame of ``length`` bytes begins; ``piece`` is what has arrived of its body.
 
-        Called as soon as the header is known, so that a frame which breaks its window is turned
-        down before its body is read. When ``piece`` is shorter than ``length`` the rest comes
-        through :meth:`on_more`. ``fin`` takes effect behind the last byte.
+        Called as soon as the header is known, so that a frame which exceeds its window is
+        rejected before its body is read. When ``piece`` is shorter than ``length`` the rest comes
+        through :meth:`on_more`. ``fin`` takes effect after the last byte.
         """
 
     def on_more(self, piece: memoryview, last: bool) -> None:
@@ -61,14 +61,15 @@ class Handler(Protocol):
         """The peer takes no stream of ours above ``last_id`` any more."""
 
     def on_unknown(self, frame_type: int) -> None:
-        """A frame of a type that this version does not define went by."""
+        """A frame of a type that this version does not define was skipped."""
 
 
 class Codec(abc.ABC):
     """Turns bytes into calls of a :class:`Handler`, and frames into bytes. Pure: no I/O, no lock.
 
-    The parser keeps what a read cut off: part of a header, a whole small frame, or the count of
-    the bytes of a body still to come. A DATA body is never collected here, whatever its length.
+    The parser keeps what is incomplete after a read: part of a header or of a small frame, or the
+    count of the bytes of a body still to come. A DATA body is never collected here, whatever its
+    length.
     """
 
     #: The largest body a DATA frame may have, in bytes.
@@ -92,15 +93,15 @@ class Codec(abc.ABC):
     syn_is_data: bool
 
     def __init__(self, handler: Handler, *, typed: bool = False) -> None:
-        #: Who is called for what is found.
+        #: The object that is called with each frame.
         self.handler = handler
         #: Frames found since the start.
         self.frames = 0
         self._typed = typed
-        self._partial = bytearray()  # a header, or a whole short frame, that a read cut off
+        self._partial = bytearray()  # a header, or a whole short frame, whose rest is still to come
         #: Bytes still to come of the DATA body under way.
         self.data_left = 0
-        self._skip_left = 0  # bytes of a body that nobody wants
+        self._skip_left = 0  # bytes still to come of a body that is skipped
 
     @property
     def mid_frame(self) -> bool:
@@ -159,11 +160,11 @@ class Codec(abc.ABC):
         """Handle frames from ``pos``, of which none is under way; returns where it stopped.
 
         It stops at ``end``, what is cut off put into ``_partial`` or counted in ``data_left``,
-        or behind a frame that leaves bytes to skip.
+        or after a frame that leaves bytes to skip.
         """
 
     def _skipped(self, piece: memoryview) -> None:  # noqa: B027  a hook, not a duty
-        """These bytes of a body were not wanted."""
+        """Bytes of a body that is skipped have come."""
 
     @abc.abstractmethod
     def frame_size(self, head: bytes | bytearray) -> int:
@@ -198,4 +199,4 @@ class Codec(abc.ABC):
 
     @abc.abstractmethod
     def guess(self, data: bytes) -> str:
-        """What the first bytes of a peer look like, if not like this version; else ``""``."""
+        """What a peer's first bytes look like if not like this version; else ``""``."""

@@ -44,8 +44,8 @@ _CODES = (
     ErrorCode.STREAM_REFUSED,
     ErrorCode.STREAM_CANCELLED,
 )
-#: And back. The original ends the session over a reset with any other number, so each reason that
-#: came with version 2 is told as the one of version 1 that asks the same of the peer.
+#: And back. The original ends the session over a reset with any other number, so each code that
+#: only version 2 has is sent as the one of version 1 that asks the same of the peer.
 _NUMBERS = {
     **{code: number for number, code in enumerate(_CODES)},
     ErrorCode.STREAM_RESET: 7,
@@ -157,7 +157,7 @@ class Version1(Codec):
                 handler.on_data(stream_id, 0, data[:0], True)
         elif kind == _GOAWAY:
             last_id, number = _two_words.unpack_from(data, body)
-            # The debug bytes may never come, so the rest of the news does not wait for them.
+            # The debug bytes may never come, so the handler is called before they do.
             self._skip_left = length - 8
             if self._skip_left:
                 self._goaway = (last_id & _ID, _code(number), bytearray())

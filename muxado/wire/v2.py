@@ -163,8 +163,8 @@ class Version2(Codec):
     def goaway(self, last_id: int, code: int, debug: bytes, *, final: bool) -> bytes:
         frame = _head.pack(8 + len(debug) << 8 | _GOAWAY << 4, 0)
         frame += _two_words.pack(last_id, code) + debug
-        # Go's receiver swallows 8 bytes behind a GOAWAY; an empty frame of no known type is
-        # exactly that long, and nothing to a receiver that counts right.
+        # Go's receiver swallows 8 bytes after a GOAWAY; an empty frame of no known type is
+        # exactly that long, and is ignored by a receiver that counts correctly.
         return frame if final else frame + _head.pack(_PAD << 4, 0)
 
     def guess(self, data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Telling of every frame that comes and goes: for logging, and only where it is wanted."""
+"""A codec that reports every frame that is received or made, for logging."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Note = Callable[..., None]
 def watch(codec: Codec, note: Note) -> None:
     """Have ``note`` called for each frame that ``codec`` finds, before it is dealt with, or makes.
 
-    There is no way back, and nothing to pay for a codec that is not watched.
+    This cannot be undone. A codec that is not watched has no cost.
     """
     codec.handler = _Watched(codec.handler, note)
     for name, describe in _MADE.items():
@@ -25,7 +25,7 @@ def watch(codec: Codec, note: Note) -> None:
 
 
 class _Watched:
-    """A handler that tells of each frame and hands it on."""
+    """A handler that reports each frame and passes it on."""
 
     def __init__(self, handler: Handler, note: Note) -> None:
         self._handler = handler

@@ -73,7 +73,7 @@ class Costs:
 @pytest.fixture
 def costs(meter: Meter, sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> Costs:
     # Which FIN has waited for too long must not depend on how busy the machine is.
-    monkeypatch.setattr(writer, "_RIDE", 0.1)
+    monkeypatch.setattr(writer, "_DELAY", 0.1)
     return Costs(meter, sessions, crew)
 
 

@@ -21,13 +21,13 @@ LONG = 200_000
 def past_the_parser(session: muxado.Session, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The counts of the reads that go past the parser from now on."""
     protocol = session._engine.core.protocol
-    taken, counts = protocol.taken, []
+    read, counts = protocol.read_directly, []
 
     def count(stream: object, size: int) -> bool:
         counts.append(size)
-        return taken(stream, size)  # type: ignore[arg-type]
+        return read(stream, size)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(protocol, "taken", count)
+    monkeypatch.setattr(protocol, "read_directly", count)
     return counts
 
 

@@ -113,7 +113,7 @@ def test_a_burst_of_opens_wakes_the_writer_thread_once(
     with Gate() as gate, peer.session.open() as first:
         first.sendall(b"x")
         until(lambda: naps.count and engine.writing.parked)
-        monkeypatch.setattr(writer, "_RIDE", GUARD)
+        monkeypatch.setattr(writer, "_DELAY", GUARD)
         after(monkeypatch, engine.transport, "send", gate.stop_large)
         sending = crew.start(first.sendall, bytes(10_000))
         gate.reached()

@@ -97,7 +97,7 @@ def test_an_exception_takes_away_an_acceptor_that_has_its_stream(
 def test_a_fin_behind_a_read_waits_for_a_ride(
     raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_RIDE", GUARD)  # nor does the writer thread send it
+    monkeypatch.setattr(writer, "_DELAY", GUARD)  # nor does the writer thread send it
     peer = raw(client=True, heartbeat_interval=None)
     before: int | None = None
     for _ in range(5):
@@ -114,7 +114,7 @@ def test_a_fin_behind_a_read_waits_for_a_ride(
 def test_a_fin_behind_a_write_goes_at_once(
     raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "_RIDE", GUARD)
+    monkeypatch.setattr(writer, "_DELAY", GUARD)
     peer = raw(client=True, heartbeat_interval=None)
     with peer.session.open() as stream:
         stream.sendall(b"all")

@@ -20,10 +20,10 @@ def test_to_the_end_of_the_frame() -> None:
     end = End(window=100, max_window=100)
     stream = begun(end, 80, fin=True)
     stream.readers = ["somebody else"]
-    assert end.protocol.taken(stream, 30)
+    assert end.protocol.read_directly(stream, 30)
     assert not stream.fin_in
     end.protocol.changed.clear()
-    assert end.protocol.taken(stream, 50)
+    assert end.protocol.read_directly(stream, 50)
     assert stream.fin_in
     assert end.protocol.changed == [stream], "who waits learns of the end"
     assert end.protocol.under_way is None
@@ -33,7 +33,7 @@ def test_to_the_end_of_the_frame() -> None:
 def test_it_counts_as_read() -> None:
     end = End(window=100, max_window=100)
     stream = begun(end, 80)
-    assert end.protocol.taken(stream, 60)
+    assert end.protocol.read_directly(stream, 60)
     assert end.sent() == [("WNDINC", 3, 60)]
     end.feed(bytes(20) + data(3, b"next"))
     assert end.read(stream, 99) == bytes(20) + b"next"
@@ -44,7 +44,7 @@ def test_nobody_wants_it_after_a_reset() -> None:
     stream = begun(end, 80)
     end.protocol.reset(stream, ErrorCode.STREAM_CANCELLED)
     assert end.protocol.under_way is None
-    assert not end.protocol.taken(stream, 80)
+    assert not end.protocol.read_directly(stream, 80)
     other = end.accepted(5, b"framing is kept")
     assert end.read(other, 99) == b"framing is kept"
 
@@ -54,7 +54,7 @@ def test_nobody_wants_it_once_reading_is_shut() -> None:
     stream = begun(end, 80, fin=True)
     end.protocol.shut_read(stream)
     assert end.protocol.under_way is None
-    assert not end.protocol.taken(stream, 60)
+    assert not end.protocol.read_directly(stream, 60)
     assert end.sent() == [("WNDINC", 3, 60)], "the peer may go on"
-    assert not end.protocol.taken(stream, 20)
+    assert not end.protocol.read_directly(stream, 20)
     assert stream.fin_in
