@@ -37,11 +37,11 @@ def _all_engines() -> list[Engine]:
     return [engine for engine in engines if engine is not None]
 
 
-def _say_goodbye(engine: Engine, deadline: float) -> bool:
+def _send_final_goaway(engine: Engine, deadline: float) -> bool:
     """At exit: what was written, GOAWAY, and nothing after it. False if it was said already.
 
-    Nobody is woken: a daemon thread that waits on this session would only die noisily of an error
-    that nobody is left to care about. The exit of the process closes the connection.
+    No waiting thread is woken: a daemon thread would only print the traceback of an error that no
+    longer matters. The exit of the process closes the connection.
     """
     core, writing = engine.core, engine.writing
     engine.reading.wait(core.flushers, writing.flushed_locked, deadline, reads=False)
@@ -64,7 +64,7 @@ def _say_goodbye(engine: Engine, deadline: float) -> bool:
 
 
 def _abandon(engine: Engine) -> None:
-    """In the child of a fork: the session is the parent's. Let it be over, and touch nothing."""
+    """In the child of a fork: the session is the parent's. Mark it ended, touch nothing else."""
     core = engine.core
     core.lock = threading.RLock()  # a thread of the parent's may have been inside of the old one
     core.dirty = False
@@ -84,15 +84,15 @@ def _abandon_all() -> None:
         _abandon(engine)
 
 
-def _say_goodbye_to_all() -> None:
+def _send_final_goaway_to_all() -> None:
     """At the interpreter's exit, when only daemon threads are left: tell every peer, briefly."""
     deadline = time.monotonic() + _EXIT
     files.flush_all(deadline)
-    told = [engine for engine in _all_engines() if _say_goodbye(engine, deadline)]
+    told = [engine for engine in _all_engines() if _send_final_goaway(engine, deadline)]
     for engine in told:
         engine.transport.drain(deadline)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_all)
-atexit.register(_say_goodbye_to_all)
+atexit.register(_send_final_goaway_to_all)
