@@ -233,8 +233,8 @@ class TestWhatAFileLeaves:
             file.write(b"first")
             del file
             gate.reached()
-            # The look that tells the call to wait opens the gate; a call that does not wait opens it
-            # when it has returned, which is too late.
+            # The look that tells the call to wait opens the gate; a call that does not wait opens
+            # it when it has returned, which is too late.
             if then == "sendall":
                 before(monkeypatch, engine.reading, "wait", lambda *_: gate.open())
                 near.sendall(b"second")
