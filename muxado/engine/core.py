@@ -108,6 +108,7 @@ class Core:
         self.stale: list[Poller] = []
         #: What finalizers and handlers of signals leave to the writer thread; see :meth:`note`.
         self.notes: collections.deque[Callable[[], None]] = collections.deque()
+        self._notes_lock = threading.Lock()  # held by the thread that carries them out
         #: The writer thread has ended. Set before it looks at the notes for the last time.
         self.writer_gone = False
         #: What dropped files have left to be sent, and what is to be done on those streams after.
@@ -201,13 +202,16 @@ class Core:
             pass  # at the interpreter's exit, or out of threads: it goes with the next
 
     def carry_out_notes(self) -> None:
-        """Do what finalizers and handlers of signals have left to be done."""
-        while self.notes:
-            try:
-                action = self.notes.popleft()
-            except IndexError:
-                break  # another thread has just taken it
-            action()
+        """Do what finalizers and handlers of signals have left to be done.
+
+        A note stays in ``notes`` until it is done: whoever must not overtake it looks there.
+        """
+        with self._notes_lock:
+            while self.notes:
+                try:
+                    self.notes[0]()
+                finally:
+                    self.notes.popleft()
         self.section(self.flushers.wake_all)  # who waits for what was left
 
     def _end_poisoned_locked(self) -> None:

@@ -239,4 +239,7 @@ class Engine:
             with core.lock:
                 core.dirty = False
                 core.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+                if core.writer == threading.get_ident():
+                    core.silent = True  # how much of its batch is written is not known
+                    core.writer = 0
             _log.exception("%s: a thread failed", core.name)

@@ -26,7 +26,7 @@ from muxado.engine.waiting import WaitQueue
 from muxado.engine.writing import Turn
 
 from ..helpers.crew import GUARD, Crew
-from ..helpers.gates import Gate, Once, Plain, before
+from ..helpers.gates import Gate, Once, Plain, after, before
 from ..helpers.support import (
     DATA,
     FIN,
@@ -216,6 +216,33 @@ def test_files_with_bytes_are_collected_inside_each_others_lock(
 
 class TestWhatAFileLeaves:
     """Bytes of a file that was dropped before it was flushed."""
+
+    @pytest.mark.parametrize("then", ["sendall", "close"])
+    def test_they_go_first_though_their_note_is_being_carried_out(
+        self, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, then: str
+    ) -> None:
+        """The writer thread has begun with the note and has not put the bytes in their place."""
+        pair = sessions.socketpair()
+        near, far = streams(pair)
+        far.settimeout(GUARD)
+        near.sendall(b"0123456")
+        engine = pair[0]._engine
+        with Gate() as gate:
+            before(monkeypatch, engine.streams, "_in_order", gate.stop)
+            file = near.makefile("wb")
+            file.write(b"first")
+            del file
+            gate.reached()
+            # The look that tells the call to wait opens the gate; a call that does not wait opens
+            # it when it has returned, which is too late.
+            if then == "sendall":
+                before(monkeypatch, engine.reading, "wait", lambda *_: gate.open())
+                near.sendall(b"second")
+            else:
+                after(monkeypatch, engine.writing, "flushed_locked", gate.open)
+                pair[0].close()
+        expected = b"0123456first" + (b"second" if then == "sendall" else b"")
+        assert far.recv(len(expected), socket.MSG_WAITALL) == expected
 
     @pytest.mark.parametrize("window", [4096, 10], ids=["window", "no-window"])
     @pytest.mark.parametrize("then", ["sendall", "send-now", "shutdown", "close", "file"])

@@ -22,7 +22,7 @@ from muxado import accepting
 from ..helpers.certificate import Certificate
 from ..helpers.crew import GUARD, Crew
 from ..helpers.gates import Plain, polls
-from ..helpers.support import Sessions, read_all, streams, until
+from ..helpers.support import Sessions, read_all, streams, threads_of, until
 
 resource = pytest.importorskip("resource")
 
@@ -293,3 +293,26 @@ class TestThreads:
             with muxado.dial(listening.getsockname()):
                 listening.settimeout(GUARD)
                 listening.accept()[0].kill()
+
+
+class TestMemory:
+    @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+    def test_the_writer_thread_has_none_left_while_it_writes(
+        self, sessions: Sessions, monkeypatch: pytest.MonkeyPatch, tls: bool
+    ) -> None:
+        """The session ends and says why, and neither of its threads stays behind."""
+        client, server = sessions.tls() if tls else sessions.socketpair()
+
+        def send(buffers: object) -> int:
+            raise MemoryError
+
+        monkeypatch.setattr(client._engine.transport, "send", send)
+        opened = client.open()  # whose SYN the writer thread writes
+        end = client.wait(GUARD)
+        assert end.code == muxado.ErrorCode.INTERNAL_ERROR
+        assert isinstance(end.error, MemoryError)
+        assert server.wait(GUARD).code == muxado.ErrorCode.PEER_EOF
+        until(lambda: not threads_of(client))
+        with pytest.raises(muxado.SessionClosed):
+            opened.recv(1)
+        client.close()
