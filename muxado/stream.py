@@ -267,7 +267,14 @@ class Stream:
             self._engine.streams.leave(self._state, data)
 
     def detach(self) -> int:
-        """A stream has no descriptor of its own to give away."""
+        """Not supported, but the number of :meth:`fileno` is the caller's from now on.
+
+        For ``ssl.SSLContext.wrap_socket`` adopts it, calls this, and closes it when this fails.
+        """
+        self._readiness = None
+        poller = self._engine.streams.unpin(self._state)
+        if poller is not None:
+            poller.detach()
         raise os_error(errno.EOPNOTSUPP)
 
     def __enter__(self) -> Stream:
