@@ -250,7 +250,9 @@ class Stream:
         readiness, self._readiness = self._readiness, None
         if not self._state.closed:
             self._engine.streams.close(self._state)
-        if readiness is not None:
+        # In a signal's handler inside a section, another thread may hold the descriptor's lock and
+        # wait for the section's, so the descriptor is closed when it is dropped instead.
+        if readiness is not None and not self._engine.core.lock._is_owned():
             readiness.close()
 
     def _decref_socketios(self) -> None:  # socket.SocketIO calls it when it is closed
