@@ -106,6 +106,13 @@ class Readiness:
         self._lock = threading.RLock()
         self.close()
 
+    def detach(self) -> None:
+        """Leave the descriptor to whoever has asked for its number; it says nothing any more."""
+        with self._lock:
+            self._open = False
+            self._outer.detach()
+            self._inner.close()
+
     def close(self) -> None:
         """Give the descriptors back, as dropping this object does."""
         with self._lock:

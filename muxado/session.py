@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import socket
 import threading
 import time
@@ -282,7 +283,7 @@ class Session:
         if engine is None:
             return
         if engine.core.session_poller is not None:
-            engine.streams.unpin()
+            engine.core.note(functools.partial(engine.streams.unpin, None))
         if not self._closed and engine.core.end is None:
             engine.close_elsewhere()
             text = f"unclosed session {engine.core.name}"  # its repr would take the lock
@@ -314,6 +315,13 @@ class Session:
             poller.sync()
         fd: int = poller.fileno()
         return fd
+
+    def detach(self) -> int:
+        """Not supported, as :meth:`Stream.detach`: the number of :meth:`fileno` is given up."""
+        poller = self._engine.streams.unpin(None)
+        if poller is not None:
+            poller.detach()
+        raise os_error(errno.EOPNOTSUPP)
 
     def settimeout(self, value: float | None, /) -> None:
         """Seconds that :meth:`accept` waits; ``None`` for ever, 0 not at all."""

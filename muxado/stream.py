@@ -250,7 +250,9 @@ class Stream:
         readiness, self._readiness = self._readiness, None
         if not self._state.closed:
             self._engine.streams.close(self._state)
-        if readiness is not None:
+        # In a signal's handler inside a section, another thread may hold the descriptor's lock and
+        # wait for the section's, so the descriptor is closed when it is dropped instead.
+        if readiness is not None and not self._engine.core.lock._is_owned():
             readiness.close()
 
     def _decref_socketios(self) -> None:  # socket.SocketIO calls it when it is closed
@@ -267,7 +269,14 @@ class Stream:
             self._engine.streams.leave(self._state, data)
 
     def detach(self) -> int:
-        """A stream has no descriptor of its own to give away."""
+        """Not supported, but the number of :meth:`fileno` is the caller's from now on.
+
+        For ``ssl.SSLContext.wrap_socket`` adopts it, calls this, and closes it when this fails.
+        """
+        self._readiness = None
+        poller = self._engine.streams.unpin(self._state)
+        if poller is not None:
+            poller.detach()
         raise os_error(errno.EOPNOTSUPP)
 
     def __enter__(self) -> Stream:

@@ -227,13 +227,18 @@ class Streams:
         result: P = core.section(pin_locked)
         return result
 
-    def unpin(self) -> None:
-        """Nobody polls the session's descriptor any more. For finalizers: it waits for nothing."""
+    def unpin(self, stream: StreamState | None) -> Any:
+        """Undo :meth:`pin`; returns the poller that stood, ``None`` where there was none."""
         core = self._core
+        core.check_entry()
 
-        def unpin_locked() -> None:
-            if core.session_poller is not None:
-                core.session_poller = None
+        def unpin_locked() -> Any:
+            if stream is None:
+                poller, core.session_poller = core.session_poller, None
+            else:
+                poller, stream.poller = stream.poller, None
+            if poller is not None:
                 self._reading.unpin_locked()
+            return poller
 
-        core.note(lambda: core.section(unpin_locked))
+        return core.section(unpin_locked)

@@ -18,7 +18,7 @@ from muxado import ErrorCode
 from muxado.engine.core import REENTERED
 
 from ..helpers.crew import GUARD, Crew
-from ..helpers.gates import Once, after, before
+from ..helpers.gates import Gate, Once, after, before
 from ..helpers.support import Pair, Sessions, read_all, streams, threads_of, until, waiting
 
 Action = Callable[[muxado.Session, muxado.Stream], object]
@@ -305,6 +305,35 @@ def test_close_while_the_main_thread_polls(
     assert pair[0].wait(GUARD).error is None
     until(lambda: not threads_of(pair[0]))
     far.close()
+
+
+def test_a_stream_is_closed_while_another_thread_brings_up_its_descriptor(
+    pair: Pair, crew: Crew, handler: Handler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That thread has the descriptor's lock, and waits for the section that the handler is in."""
+    near, far = streams(pair)
+    other, far_other = streams(pair)
+    other.fileno()
+    readiness = other._readiness
+    assert readiness is not None
+    with Gate() as gate:
+        before(monkeypatch, readiness, "_is_readable", gate.stop)
+        syncing = crew.start(readiness.sync)
+        gate.reached()
+
+        def close() -> None:
+            gate.open()
+            other.close()
+
+        handler.action = close
+        after(monkeypatch, pair[0]._engine.core.protocol, "data_header", strike_here())
+        near.sendall(b"x")
+        syncing.result()
+    assert handler.outcome == [None]
+    assert far.recv(1) == b"x"
+    assert read_all(far_other) == b""
+    del readiness
+    until(lambda: other._state.poller is None)
 
 
 # Errors that strike inside.
