@@ -82,8 +82,15 @@ class Streams:
 
     def prioritise(self, stream: StreamState, priority: int) -> None:
         """Give ``stream`` another place among those that have something to send."""
-        self._core.check_entry()
-        self._change(stream, functools.partial(self._core.protocol.prioritise, stream, priority))
+        core = self._core
+        core.check_entry()
+
+        def prioritise_locked() -> None:
+            core.protocol.prioritise(stream, priority)
+            # The sender that was woken to go next may no longer be the first.
+            self._writing.pass_on_locked()
+
+        self._change(stream, prioritise_locked)
 
     def reset(self, stream: StreamState, code: int) -> None:
         """RST: both directions end at once; within a section, a moment later."""

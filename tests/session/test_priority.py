@@ -20,8 +20,9 @@ from muxado.engine.writing import Turn, WriteSeat
 from muxado.transport import Buffer, Transport
 
 from ..helpers.crew import Crew
+from ..helpers.gates import Gate, after, before
 from ..helpers.link import Link
-from ..helpers.support import DATA, Sessions, sock_of, streams
+from ..helpers.support import DATA, Sessions, sock_of, streams, waiting
 
 URGENT = 1000
 
@@ -317,3 +318,31 @@ def test_an_urgent_echo_beside_bulk(links: Callable[..., Link], crew: Crew, vers
     assert statistics.median(took[5:]) < 2 * delay + queue * 8 / rate + 0.1
     assert sum(moved) * 8 > 0.7 * rate * seconds, "bulk has what urgency leaves"
     assert max(moved) < 1.6 * min(moved), "equals share"
+
+
+def test_a_sender_falls_behind_that_was_woken_to_go_next(
+    sessions: Sessions, crew: Crew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that is first now was not woken by whoever left the seat."""
+    pair = sessions.socketpair(heartbeat_interval=None)  # a heartbeat would wake it in the end
+    engine = pair[0]._engine
+    (one, far_one), (two, far_two), (three, far_three) = (
+        streams(pair, priority=URGENT) for _ in range(3)
+    )
+    with Gate() as writes, Gate() as woken:
+        before(monkeypatch, engine.transport, "send", writes.stop_large)
+        after(monkeypatch, engine.reading, "wait", woken.stop)
+        tasks = [crew.start(one.sendall, bytes(10_000))]
+        writes.reached()
+        tasks.append(crew.start(two.sendall, bytes(10_000)))
+        waiting(pair[0], 1)
+        tasks.append(crew.start(three.sendall, bytes(10_000)))
+        waiting(pair[0], 2)
+        writes.open()
+        woken.reached()  # the sender on ``two``, to which the seat was left
+        two.priority = URGENT - 1
+        woken.open()
+        for task in tasks:
+            task.result()
+    for far in (far_one, far_two, far_three):
+        assert len(far.recv(10_000, socket.MSG_WAITALL)) == 10_000
