@@ -104,6 +104,7 @@ class WriterThread:
         if waits and not overdue:
             self._idle = 0
             return False, _DELAY
+        core.flushers.wake_all()  # what was to be sent may have been given up, with a stream
         if overdue and opening is not None:
             core.protocol.announce(opening)  # whoever writes would leave it to its first bytes
         elif self._idle < _IDLE_DELAYS:

@@ -14,7 +14,7 @@ from muxado import ErrorCode
 from muxado.transport import Buffer
 
 from ..helpers.crew import GUARD, Crew
-from ..helpers.gates import before
+from ..helpers.gates import Gate, before
 from ..helpers.support import (
     GOAWAY,
     Connector,
@@ -164,3 +164,32 @@ def test_a_writer_is_told_that_both_directions_are_shut(connector: Connector) ->
     assert isinstance(caught.value, muxado.StreamReset)
     assert caught.value.code == ErrorCode.STREAM_CLOSED
     assert sent < 2_000_000
+
+
+class Halt:
+    """Stands in for a descriptor: whoever brings it up to date stands at the gate."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def sync(self) -> None:
+        self._gate.stop()
+
+    def abandon(self) -> None:
+        """It has nothing to give up."""
+
+
+def test_what_close_waits_for_is_given_up(sessions: Sessions, crew: Crew) -> None:
+    """A stream is reset before its SYN has left, and then nothing is left to be written."""
+    client, _ = sessions.socketpair(linger=10 * GUARD, heartbeat_interval=None)
+    core = client._engine.core
+    with Gate() as gate:
+        core.stale.append(Halt(gate))
+        core.writer_waiter.wake()
+        gate.reached()  # the writer thread, before it looks at what there is to write
+        opened = client.open()
+        closing = crew.start(client.close)
+        waiting(client, 1)
+        opened.reset()
+    closing.result()
+    ended_well(client)
