@@ -71,6 +71,7 @@ def test_the_final_goaway_stands_in_no_frame(
     small_send_buffer(peer.session)
     with Gate() as gate, peer.session.open() as stream:
         peer.expect(DATA, stream.id)  # its SYN
+        until(lambda: not engine.core.writer)  # so that the bytes go in one frame
         taken = 0
         send = engine.transport.send
 
