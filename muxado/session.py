@@ -150,9 +150,10 @@ class Session:
 
         ``timeout`` in seconds is set on the stream; the other arguments are ignored.
         """
+        seconds = check_timeout(timeout) if isinstance(timeout, (int, float)) else None
         stream = self.open()
-        if isinstance(timeout, (int, float)):
-            stream.settimeout(timeout)
+        if seconds is not None:
+            stream.settimeout(seconds)
         return stream
 
     def accept(self) -> tuple[Stream, Any]:

@@ -303,6 +303,14 @@ def test_dial_stands_in_for_create_connection(sessions: Sessions) -> None:
     assert default.gettimeout() is None
     stream.close()
     default.close()
+    before = client.stats().opened
+    for bad in (-1, float("nan")):
+        with pytest.raises(ValueError, match="range"):
+            client.dial(timeout=bad)
+    for huge in (1e300, 10**400):
+        with pytest.raises(OverflowError):
+            client.dial(timeout=huge)
+    assert client.stats().opened == before, "a stream was opened for a call that fails"
 
 
 def test_born_half_closed(sessions: Sessions) -> None:
