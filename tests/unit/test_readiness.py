@@ -6,11 +6,15 @@ import gc
 import os
 import select
 import signal
+import socket
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+import muxado.readiness
 from muxado.readiness import Readiness
 
 from ..helpers.crew import Crew
@@ -193,3 +197,26 @@ def test_a_child_gives_up_its_copy(source: Source, readiness: Readiness, crew: C
         assert readiness.fileno() == -1
         gate.open()
         syncing.result()
+
+
+@pytest.mark.parametrize("name", ["socketpair", "setblocking", "setsockopt"])
+def test_an_exception_while_it_is_made(
+    source: Source, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Nothing is left of it, and its finalizer has nothing to say."""
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    descriptors = len(os.listdir("/dev/fd"))
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # one end may still be a plain socket
+        owner: object = socket if name == "socketpair" else muxado.readiness._End
+        patch.setattr(owner, name, fail, raising=False)
+        with pytest.raises(KeyboardInterrupt):
+            Readiness(source.readable, source.writable)
+        gc.collect()
+    assert said == []
+    assert len(os.listdir("/dev/fd")) == descriptors
