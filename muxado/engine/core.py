@@ -62,6 +62,9 @@ class Core:
     may be half changed. So nothing leaves a section early: what is to be raised or returned is
     kept, and raised or returned after it. What a section leaves to be done without the lock is
     done by :meth:`settle`.
+
+    A call that may hold a seat, or stand in a queue, outside of a section goes through
+    :meth:`guarded`. If an exception ends it, whoever enters next gives back what it held.
     """
 
     def __init__(self, config: Config, *, client: bool) -> None:
@@ -71,9 +74,8 @@ class Core:
         self.lock: Any = threading.RLock()
         #: A section has begun and not come to its end.
         self.dirty = False
-        #: A thread that could not give back what it held, because a second exception came. Set
-        #: without the lock and, since a third may come, without a call on the way.
-        self.lost = 0
+        #: What calls held that exceptions have ended, and how to give it back. Not guarded.
+        self.struck: dict[Any, Callable[[Any], None]] = {}
         self.protocol = Protocol(config, client=client, clock=time.monotonic)
         #: Takes what is logged about this session; ``None`` where nothing is logged.
         self.log = log_for(self.name, self.protocol.codec)
@@ -95,7 +97,8 @@ class Core:
         self.writer = 0
         #: What the session's own threads sleep on.
         self.reader_waiter, self.writer_waiter = Waiter(), Waiter()
-        #: Everybody who sleeps, those two included; not who leads.
+        #: Who sleeps and could lead, oldest first; and who else sleeps, or may.
+        self.followers: dict[Waiter, None] = {}
         self.waiting: dict[Waiter, None] = {self.reader_waiter: None, self.writer_waiter: None}
         self.acceptors = WaitQueue()  # for a stream of the peer's
         self.watchers = WaitQueue()  # for the end
@@ -120,38 +123,68 @@ class Core:
 
     # Sections.
 
-    def check_entry(self) -> None:
-        """Raise ``RuntimeError`` where this thread is inside of a section already."""
-        if self.lock._is_owned():
-            raise RuntimeError(REENTERED)
-
     def sits(self) -> bool:
         """Whether this thread sits in a seat: this is a signal's handler that runs there."""
+        if self.struck and not self.lock._is_owned():
+            self.section(_nothing)  # whoever enters takes away what an exception has left it
         me = get_ident()
         return self.writer == me or (self.leader is not None and self.leader.thread == me)
 
     def enter(self) -> None:
         """Begin a section, with the lock just taken."""
-        if self.dirty:
-            self._end_poisoned_locked()
+        if self.dirty or self.struck:
+            self._recover_locked()
         self.dirty = True
 
     def section(self, action: Callable[[], T]) -> T:
-        """Call ``action``, which must not raise, in a section of its own, and settle."""
-        try:
-            with self.lock:
-                self.enter()
-                result = action()
-                self.dirty = False
+        """Call ``action``, which must not raise, in a section of its own, and settle.
+
+        Raises ``RuntimeError`` where this thread is inside of a section already.
+        """
+        if self.lock._is_owned():
+            raise RuntimeError(REENTERED)
+        result: T = self.guarded(None, _nothing, self._section, action)
+        if self.stale or self.protocol.pending.flush_now:
             self.settle()
+        return result
+
+    def _section(self, action: Callable[[], T]) -> T:
+        with self.lock:
+            self.enter()
+            result = action()
+            self.dirty = False
+        return result
+
+    def guarded(
+        self, held: Any, give_back: Callable[[Any], None], call: Callable[..., T], *arguments: Any
+    ) -> T:
+        """Call ``call``; if an exception ends it, whoever enters next calls ``give_back(held)``.
+
+        That is this thread as a rule, but the next signal may strike before it has. So what is to
+        be given back is noted, and the session's threads are woken to enter, in a way that cannot
+        be cut short: CPython calls the handlers of signals only where a function begins, where a
+        loop turns, and behind a call that returns.
+        """
+        try:
+            return call(*arguments)
         except BaseException:
-            self.let_go()
+            self.struck[held] = give_back
+            # From CPython 3.14 on a handler may raise when `with` has just taken the lock, and
+            # nothing releases it then. Mostly it is not held, and an error says so.
+            try:
+                self.lock.release()
+            except RuntimeError:
+                pass
+            try:
+                self.reader_waiter.ring()
+            except RuntimeError:
+                pass  # it is awake
             try:
                 self.writer_waiter.ring()
             except RuntimeError:
-                pass  # the writer thread is awake
+                pass
+            self.section(_nothing)
             raise
-        return result
 
     def look(self, question: Callable[[], T]) -> T:
         """Call ``question``, which only looks, with the lock held."""
@@ -161,17 +194,9 @@ class Core:
             with self.lock:
                 return question()
         except BaseException:
-            self.let_go()
+            if self.lock._is_owned():  # see guarded()
+                self.lock.release()
             raise
-
-    def let_go(self) -> None:
-        """Behind an exception, in a call that began without the lock: release it, if need be.
-
-        From CPython 3.14 on a handler of a signal may raise when ``with`` has just taken the lock,
-        and nothing releases it then.
-        """
-        if self.lock._is_owned():
-            self.lock.release()
 
     def settle(self) -> None:
         """Do what a section has left to be done without the lock."""
@@ -214,6 +239,16 @@ class Core:
                     self.notes.popleft()
         self.section(self.flushers.wake_all)  # who waits for what was left
 
+    def _recover_locked(self) -> None:
+        """Make good what exceptions have left: a section cut short, and what calls held."""
+        if self.dirty:
+            self._end_poisoned_locked()
+        self.dirty = True  # until this is done, whatever strikes here
+        for held in list(self.struck):
+            self.struck[held](held)
+            del self.struck[held]
+        self.wake_everybody_locked()  # one of them may have been woken for what others wait for
+
     def _end_poisoned_locked(self) -> None:
         """A section was cut short: end the session, and keep nothing that it may have changed."""
         protocol = self.protocol
@@ -226,19 +261,6 @@ class Core:
         protocol.pending.abandon()
         error = RuntimeError("an exception struck while the session's state was being changed")
         self.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
-        self.wake_everybody_locked()  # once more: what was cut short may have been the end itself
-        self.dirty = False
-
-    def end_lost_locked(self) -> None:
-        """Take from a thread what an exception has kept it from giving back."""
-        self._end_poisoned_locked()
-        if self.leader is not None and self.leader.thread == self.lost:
-            self.leader.connection = None
-            self.leader = None
-            self.reader_waiter.wake()
-        if self.writer == self.lost:
-            self.silent = True  # how much it has written is not known
-            self.writer = 0
 
     # Waking.
 
@@ -284,9 +306,9 @@ class Core:
 
     # The end.
 
-    def ended(self) -> bool:
-        """Whether the session is over."""
-        return self.end is not None
+    def until_end(self) -> WaitQueue | None:
+        """Where to wait until the session is over; see ``ReadSeat.wait``."""
+        return None if self.end is not None else self.watchers
 
     def end_locked(self, code: ErrorCode, error: BaseException | None, debug: bytes) -> None:
         """End the session and wake everybody. If it has ended already, the first cause stands."""
@@ -301,7 +323,7 @@ class Core:
 
     def wake_everybody_locked(self) -> None:
         """Wake every thread that waits, and have every descriptor brought up to date."""
-        for waiter in self.waiting:
+        for waiter in [*self.followers, *self.waiting]:
             waiter.wake()
         if self.leader is not None:
             self.leader.wake()
@@ -348,6 +370,10 @@ class Core:
         result = kind(text, code=code, retryable=retryable)
         result.__cause__ = error
         return result
+
+
+def _nothing(_: object = None) -> None:
+    """What is to be given back behind a section, and what one does that is only to be entered."""
 
 
 def is_foreign(error: BaseException, transport: Transport) -> bool:

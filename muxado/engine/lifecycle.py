@@ -17,7 +17,7 @@ from muxado.engine.reading import READ, ReadSeat
 from muxado.engine.receiving import Receiver
 from muxado.engine.sending import Sender
 from muxado.engine.streams import Streams
-from muxado.engine.waiting import wait_until
+from muxado.engine.waiting import WaitQueue, wait_until
 from muxado.engine.watchdog import Watchdog
 from muxado.engine.writer import WriterThread
 from muxado.engine.writing import WriteSeat
@@ -89,7 +89,6 @@ class Engine:
     def go_away(self, code: int, debug: bytes) -> None:
         """GOAWAY; new streams of the peer are refused, those under way go on."""
         core = self.core
-        core.check_entry()
 
         def go_away_locked() -> None:
             if core.end is None and not core.closing:
@@ -103,10 +102,11 @@ class Engine:
         """Wait until no stream is left; false past ``deadline``."""
         core = self.core
 
-        def ready() -> bool:
-            return core.end is not None or not core.protocol.alive
+        def ready() -> WaitQueue | None:
+            over = core.end is not None or not core.protocol.alive
+            return None if over else core.drainers
 
-        done = self.reading.wait(core.drainers, ready, deadline)
+        done = self.reading.wait(ready, deadline)
         if core.protocol.alive and core.end is not None and core.end.error is not None:
             raise core.session_error()  # the streams ended, but not as they should
         return done
@@ -114,7 +114,7 @@ class Engine:
     def wait(self, deadline: float | None) -> SessionEnd:
         """Wait for the end of the session."""
         core = self.core
-        if not self.reading.wait(core.watchers, core.ended, deadline, reads=False):
+        if not self.reading.wait(core.until_end, deadline, reads=False):
             raise TimeoutError("timed out")
         assert core.end is not None
         return core.end
@@ -122,7 +122,7 @@ class Engine:
     def wait_told(self, stop: Callable[[], bool]) -> None:
         """Wait until ``accept()`` has reported the end of the session, or ``stop()``."""
         core = self.core
-        self.reading.wait(core.watchers, lambda: core.told or stop(), None, reads=False)
+        self.reading.wait(lambda: None if core.told or stop() else core.watchers, None, reads=False)
 
     def close(self) -> None:
         """Flush what was written, send GOAWAY, close the connection."""
@@ -145,15 +145,15 @@ class Engine:
             if core.session_poller is not None:
                 core.stale.append(core.session_poller)
 
-        def end_once_flushed() -> bool:
-            flushed = self.writing.flushed_locked()
-            if flushed:  # in the same section, so that nobody begins a frame in between
+        def end_once_flushed() -> WaitQueue | None:
+            queue = self.writing.until_flushed()
+            if queue is None:  # in the same section, so that nobody begins a frame in between
                 core.end_locked(ErrorCode.NO_ERROR, None, b"")
-            return flushed
+            return queue
 
         core.section(stop_locked)
         try:
-            self.reading.wait(core.flushers, end_once_flushed, deadline, reads=False)
+            self.reading.wait(end_once_flushed, deadline, reads=False)
         finally:
             self._end(ErrorCode.NO_ERROR)
         self._await_end(deadline)

@@ -44,7 +44,7 @@ def _send_final_goaway(engine: Engine, deadline: float) -> bool:
     longer matters. The exit of the process closes the connection.
     """
     core, writing = engine.core, engine.writing
-    engine.reading.wait(core.flushers, writing.flushed_locked, deadline, reads=False)
+    engine.reading.wait(writing.until_flushed, deadline, reads=False)
     frames = b""
     with core.lock:
         core.enter()
@@ -68,8 +68,10 @@ def _abandon(engine: Engine) -> None:
     core = engine.core
     core.lock = threading.RLock()  # a thread of the parent's may have been inside of the old one
     core.dirty = False
+    core.struck.clear()
     core.silent = core.closing = True
     core.waiting.clear()
+    core.followers.clear()
     core.leader, core.writer = None, TAKEN
     for poller in core.pollers_locked():
         poller.abandon()

@@ -10,6 +10,7 @@ that could lead; and the reader thread watches over all that, see ``watchdog.py`
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from threading import get_ident
@@ -56,9 +57,8 @@ class ReadSeat:
         self._core = core
         self.transport = transport
         self._keepalive = keepalive
-        #: Who waits and could lead, oldest first.
-        self.followers: dict[Waiter, None] = {}
-        self._spare: list[Waiter] = []  # to be used again
+        #: Waiters that nobody uses.
+        self._spare: list[Waiter] = []
         #: How often a caller has left the seat.
         self.sittings = 0
         #: Descriptors of ``fileno()`` in use. Pollers wait where none of our callers does, so the
@@ -82,89 +82,77 @@ class ReadSeat:
 
     def wait(
         self,
-        queue: WaitQueue,
-        ready: Callable[[], bool],
+        ready: Callable[[], WaitQueue | None],
         deadline: float | None,
         reads: bool = True,
         straight: Straight | None = None,
     ) -> bool:
-        """Wait until ``ready()``, asked under the lock, is true; false past ``deadline``.
+        """Wait until ``ready()``, asked under the lock, says so; false past ``deadline``.
 
-        ``ready`` is true once the session is over, does not raise, and may take what was waited
-        for. Those who change that find the caller in ``queue``. ``deadline``: seconds on the
-        monotonic clock, ``None`` for never, 0 for one look. ``reads``: the caller may lead. Raises
-        ``RuntimeError`` in a signal's handler that waits for what it has interrupted.
+        ``ready`` returns ``None`` to say so, as it must once the session is over, and may take
+        what was waited for; else the queue in which those find the caller who change it. It does
+        not raise. ``deadline``: seconds on the monotonic clock, ``None`` for never, 0 for one
+        look. ``reads``: the caller may lead. Raises ``RuntimeError`` in a signal's handler that
+        waits for what it has interrupted.
         """
         core = self._core
         if core.lock._is_owned():
             raise RuntimeError(REENTERED)
-        held: list[Waiter] = []
         try:
-            return self._wait(held, queue, ready, deadline, reads, straight)
-        except BaseException:
-            try:
-                self._recover(held[0] if held else None)
-            except BaseException:
-                if held:
-                    core.lost = held[0].thread
-                try:
-                    core.writer_waiter.ring()
-                except RuntimeError:
-                    pass  # the writer thread is awake
-                raise
-            raise
+            waiter = self._spare.pop()
+        except IndexError:
+            waiter = Waiter()
+        done = core.guarded(
+            waiter, self._give_back_locked, self._wait, waiter, ready, deadline, reads, straight
+        )
+        self._spare.append(waiter)
+        if done is None:
+            raise RuntimeError(REENTERED)
+        return done
 
     def _wait(
         self,
-        held: list[Waiter],
-        queue: WaitQueue,
-        ready: Callable[[], bool],
+        waiter: Waiter,
+        ready: Callable[[], WaitQueue | None],
         deadline: float | None,
         reads: bool,
         straight: Straight | None,
-    ) -> bool:
-        """The loop of :meth:`wait`, which gives back the waiter in ``held`` after an exception.
+    ) -> bool | None:
+        """The loop of :meth:`wait`; ``None`` for a handler that waits for its own thread.
 
         In a function of its own, because CPython from 3.13 on lets an exception that strikes at
         the end of a loop pass by the handlers of the function that the loop is in.
         """
-        core = self._core
-        waiter: Waiter | None = None
+        core, pending = self._core, self._core.protocol.pending
         count, leads = None, False
         while True:
             with core.lock:
                 core.enter()
-                if leads and waiter is not None:
+                if leads:
                     waiter.yields = self._dispatch_locked(count, waiter, straight)
-                    leads = self._leave_locked(waiter)
-                done = ready()
+                    self._leave_locked(waiter)
+                queue = ready()
+                done: bool | None = queue is None
                 over = done or (deadline is not None and time.monotonic() >= deadline)
-                if over:
-                    if waiter is not None:
-                        self._dismiss_locked(waiter)
-                elif waiter is not None or not core.sits():
-                    if waiter is None:
-                        waiter = self._new_waiter_locked(queue)
-                        held.append(waiter)
+                if queue is not None and not over and waiter.queue is None:
+                    if core.sits():
+                        over, done = True, None
+                    else:
+                        waiter.thread, waiter.queue = get_ident(), queue
+                        queue.append(waiter)
+                if not over:
                     leads = self._enlist_locked(waiter, reads)
+                elif waiter.queue is not None:
+                    self._dismiss_locked(waiter)
                 core.dirty = False
-            if core.stale or core.protocol.pending.flush_now or self.transport.pending:
+            if core.stale or pending.flush_now or self.transport.pending:
                 core.settle()
             if over:
                 return done
-            if waiter is None:
-                raise RuntimeError(REENTERED)
             if leads:
                 count = self._read(deadline, straight)
             else:
                 waiter.sleep(deadline)
-
-    def _new_waiter_locked(self, queue: WaitQueue) -> Waiter:
-        waiter = self._spare.pop() if self._spare else Waiter()
-        waiter.thread = get_ident()
-        waiter.queue = queue
-        queue.append(waiter)
-        return waiter
 
     def _enlist_locked(self, waiter: Waiter, reads: bool) -> bool:
         """Have ``waiter`` found by those who wake it; true if it is to lead now."""
@@ -172,36 +160,29 @@ class ReadSeat:
         if core.protocol.pending.grants:
             core.protocol.pending.flush_now = True  # no update of a window waits while readers do
         if reads and core.leader is None and not self.pins and not waiter.yields:
-            if waiter.listed:
-                self._delist_locked(waiter)
+            core.followers.pop(waiter, None)
             core.leader = waiter
             waiter.connection = self.transport
             return True
         waiter.prepare()
-        waiter.listed = True
-        core.waiting[waiter] = None
-        if reads:
-            self.followers[waiter] = None
-            if core.leader is None and self.parked:
-                core.reader_waiter.wake()
+        if not reads:
+            core.waiting[waiter] = None
+            return False
+        core.followers[waiter] = None
+        if core.leader is None and self.parked:
+            core.reader_waiter.wake()
         return False
-
-    def _delist_locked(self, waiter: Waiter) -> None:
-        waiter.listed = waiter.yields = False
-        del self._core.waiting[waiter]
-        self.followers.pop(waiter, None)
 
     def _dismiss_locked(self, waiter: Waiter) -> None:
         """Its wait is over; somebody else is to read while its caller does something else."""
-        queue = waiter.queue
-        if queue is not None:
-            waiter.queue = None  # first: a dismissal that is cut short is gone through once more
-            queue.remove(waiter)
-        if waiter.listed:
-            self._delist_locked(waiter)
+        core, queue = self._core, waiter.queue
+        assert queue is not None
+        waiter.queue = None  # first: a dismissal that is cut short is not gone through again
+        queue.remove(waiter)
         waiter.yields = False
-        self._spare.append(waiter)
-        if self._core.leader is None and (self.followers or self.parked):
+        core.followers.pop(waiter, None)
+        core.waiting.pop(waiter, None)
+        if core.leader is None and (core.followers or self.parked):
             self._hand_over_locked()
 
     def _hand_over_locked(self) -> None:
@@ -211,7 +192,7 @@ class ReadSeat:
         is a loop of requests and answers, whose caller is back before an acceptor would be there,
         unless its stream is over.
         """
-        for waiter in self.followers:
+        for waiter in self._core.followers:
             if self._wakes_acceptors or waiter.queue is not self._core.acceptors:
                 waiter.wake()
                 return
@@ -221,47 +202,56 @@ class ReadSeat:
     def stream_is_over_locked(self) -> None:
         """The caller that reads a stream to its end, or closes it, is not back for more of it."""
         self._wakes_acceptors = True
-        if self._core.leader is None and self.followers:
+        if self._core.leader is None and self._core.followers:
             self._hand_over_locked()
 
-    def _recover(self, waiter: Waiter | None) -> None:
-        """An exception ends a wait: give back what its caller holds."""
+    def _give_back_locked(self, waiter: Waiter) -> None:
+        """An exception has ended the wait of ``waiter``: give back what it holds."""
         core = self._core
-        core.let_go()
-        with core.lock:
-            core.enter()
-            if waiter is not None and waiter.thread != get_ident():
-                waiter = None  # the wait was over, and another thread waits with it already
-            if waiter is not None and core.leader is waiter:
-                if self.mid_read:
-                    error = RuntimeError("an exception struck between a read and its parsing")
-                    core.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
-                    self.mid_read = False
-                self._leave_locked(waiter)
-            if waiter is not None and waiter.queue is not None:
-                self._dismiss_locked(waiter)
-            core.wake_everybody_locked()  # it may have been woken for what others wait for too
-            core.dirty = False
-        core.settle()
+        if core.leader is waiter:
+            if self.mid_read:
+                error = RuntimeError("an exception struck between a read and its parsing")
+                core.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+                self.mid_read = False
+            self._leave_locked(waiter)
+        if waiter.queue is not None:
+            self._dismiss_locked(waiter)
 
     # In the seat.
 
     def _read(self, deadline: float | None, straight: Straight | None = None) -> int | None:
-        """Wait for bytes and read once; returns the count, for :meth:`_dispatch_locked`."""
-        if not self._eager:
-            self._await_bytes(deadline)
-        into = self._buffer if straight is None else self._target(straight)
-        self.mid_read = True
-        return self._receive(into)
+        """Wait for bytes, unless woken, and read once: the count, for :meth:`_dispatch_locked`.
 
-    def _leave_locked(self, waiter: Waiter) -> bool:
-        """The seat is free: false, as whether ``waiter`` leads."""
+        ``None`` for nothing yet, or for a connection that failed.
+        """
+        transport = self.transport
+        if not self._eager:
+            soon = transport.spin()
+            self._wakes_acceptors = not soon
+            if not soon:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                transport.wait_readable(left)
+        into = self._buffer if straight is None else self._target(straight)
+        count: int | None = None
+        self.mid_read = True
+        try:
+            count = transport.recv_into(into)
+        except (BlockingIOError, InterruptedError):
+            pass
+        except (OSError, ValueError) as error:
+            if is_foreign(error, transport):
+                raise
+            self._core.section(functools.partial(self._core.connection_failed_locked, error))
+        self._eager = count is not None and (count >= EAGER or count == len(into))
+        return count
+
+    def _leave_locked(self, waiter: Waiter) -> None:
+        """The seat is free."""
         waiter.connection = None
         self._core.leader = None
         self.sittings += 1
         if self.pins or self._core.end is not None:
             self._core.reader_waiter.wake()
-        return False
 
     def pin_locked(self) -> None:
         """A descriptor is polled: the reader thread reads from now on, whoever leads leaves."""
@@ -288,33 +278,6 @@ class ReadSeat:
             self._dispatch_locked(count, core.reader_waiter, None)
             core.dirty = False
         core.settle()
-
-    def _await_bytes(self, deadline: float | None) -> None:
-        """Return when there is something to read, or the leader is woken."""
-        transport = self.transport
-        soon = transport.spin()
-        self._wakes_acceptors = not soon
-        if not soon:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            transport.wait_readable(left)
-
-    def _receive(self, into: memoryview) -> int | None:
-        """One read; ``None`` for nothing yet, or for a connection that failed."""
-        count: int | None = None
-        try:
-            count = self.transport.recv_into(into)
-        except (BlockingIOError, InterruptedError):
-            pass
-        except (OSError, ValueError) as error:
-            if is_foreign(error, self.transport):
-                raise
-            core = self._core
-            with core.lock:
-                core.enter()
-                core.connection_failed_locked(error)
-                core.dirty = False
-        self._eager = count is not None and (count >= EAGER or count == len(into))
-        return count
 
     def _target(self, straight: Straight) -> memoryview:
         """Where the next read of this leader goes.

@@ -26,18 +26,15 @@ class Receiver:
         """Wait for bytes and take up to ``size`` of them; ``b""`` at the end of file."""
         data = b""
 
-        def ready() -> bool:
+        def ready() -> WaitQueue | None:
             nonlocal data
             if stream.buffer.size and not stream.closed:
                 data = stream.buffer.take(size)
                 self._taken_locked(stream, len(data))
-                return True
-            return self._is_over_locked(stream)
+                return None
+            return self._queue_locked(stream)
 
-        queue = stream.readers
-        if queue is None:
-            queue = self._first_wait(stream)
-        if not self._seat.wait(queue, ready, deadline, True, None):
+        if not self._seat.wait(ready, deadline):
             raise _not_in_time(deadline)
         if stream.poller is not None:
             sync(stream.poller)
@@ -50,22 +47,19 @@ class Receiver:
         straight = Straight(stream, view)
         count = 0
 
-        def ready() -> bool:
+        def ready() -> WaitQueue | None:
             nonlocal count
             if straight.count:
                 count = straight.count
-                return True
+                return None
             if stream.buffer.size and not stream.closed:
                 count = stream.buffer.read_into(view)
                 self._taken_locked(stream, count)
-                return True
-            return self._is_over_locked(stream)
+                return None
+            return self._queue_locked(stream)
 
-        queue = stream.readers
-        if queue is None:
-            queue = self._first_wait(stream)
         try:
-            if not self._seat.wait(queue, ready, deadline, True, straight):
+            if not self._seat.wait(ready, deadline, True, straight):
                 raise _not_in_time(deadline)
         finally:
             straight.target.release()
@@ -79,48 +73,34 @@ class Receiver:
         """Wait for ``least`` bytes and return up to ``size``, which stay."""
         data = b""
 
-        def ready() -> bool:
+        def ready() -> WaitQueue | None:
             nonlocal data
-            available, stopped = stream.buffer.size, self._stopped(stream)
-            if available and not stream.closed and (available >= least or stopped):
+            queue = self._queue_locked(stream)
+            if stream.buffer.size >= (1 if queue is None else least) and not stream.closed:
                 data = stream.buffer.peek(size)
-                return True
-            return stopped
+                return None
+            return queue
 
-        queue = stream.readers
-        if queue is None:
-            queue = self._first_wait(stream)
-        if not self._seat.wait(queue, ready, deadline):
+        if not self._seat.wait(ready, deadline):
             raise _not_in_time(deadline)
         if not data:
             self._raise_failure(stream)
         return data
 
-    def _first_wait(self, stream: StreamState) -> WaitQueue:
-        """The queue of those who read ``stream``, of which the peer is to know from now on."""
+    def _queue_locked(self, stream: StreamState) -> WaitQueue | None:
+        """Where to wait for more of ``stream``; ``None`` if nothing more will come."""
         core = self._core
-        core.check_entry()
+        if self._is_over(stream):
+            self._seat.stream_is_over_locked()
+            return None
+        queue: WaitQueue | None = stream.readers
+        if queue is None:
+            queue = stream.readers = WaitQueue()
+        if not stream.opened:
+            core.protocol.announce(stream)  # the peer is not to wait for bytes as this side does
+        return queue
 
-        def queue_locked() -> WaitQueue:
-            if stream.readers is None:
-                stream.readers = WaitQueue()
-            if not stream.opened and core.end is None:
-                core.protocol.announce(stream)
-            queue: WaitQueue = stream.readers
-            return queue
-
-        return core.section(queue_locked)
-
-    def _taken_locked(self, stream: StreamState, count: int) -> None:
-        """The application has got ``count`` bytes."""
-        core, pending = self._core, self._core.protocol.pending
-        core.protocol.consumed(stream, count)
-        stream.wrote = False
-        if pending.grants and core.leader is not None:
-            # Whoever reads may be asleep already; before that, it looks for updates to send.
-            pending.flush_now = True
-
-    def _stopped(self, stream: StreamState) -> bool:
+    def _is_over(self, stream: StreamState) -> bool:
         """Whether nothing more will come."""
         return (
             stream.fin_in
@@ -130,12 +110,14 @@ class Receiver:
             or self._core.end is not None
         )
 
-    def _is_over_locked(self, stream: StreamState) -> bool:
-        """As :meth:`_stopped`, for a caller who is told so."""
-        over = self._stopped(stream)
-        if over:
-            self._seat.stream_is_over_locked()
-        return over
+    def _taken_locked(self, stream: StreamState, count: int) -> None:
+        """The application has got ``count`` bytes."""
+        core, pending = self._core, self._core.protocol.pending
+        core.protocol.consumed(stream, count)
+        stream.wrote = False
+        if pending.grants and core.leader is not None:
+            # Whoever reads may be asleep already; before that, it looks for updates to send.
+            pending.flush_now = True
 
     def _raise_failure(self, stream: StreamState) -> None:
         """Nothing more comes: return at the end of file, else raise what ended it."""
@@ -150,25 +132,27 @@ class Receiver:
 
     def readable(self, stream: StreamState) -> bool:
         """Whether a read would not wait."""
-        return self._core.look(lambda: bool(stream.buffer.size) or self._stopped(stream))
+        return self._core.look(lambda: bool(stream.buffer.size) or self._is_over(stream))
 
     def accept(self, deadline: float | None) -> StreamState:
         """Wait for the next stream that the peer opens."""
         core = self._core
         stream: StreamState | None = None
 
-        def ready() -> bool:
+        def ready() -> WaitQueue | None:
             nonlocal stream
-            over = core.end is not None or core.closing
             if not core.closing:
                 stream = core.protocol.accept()
-            if over and stream is None:
-                core.told = True
-                core.watchers.wake_all()
-            return over or stream is not None
+            if stream is not None:
+                return None
+            if core.end is None and not core.closing:
+                return core.acceptors
+            core.told = True
+            core.watchers.wake_all()
+            return None
 
         try:
-            done = self._seat.wait(core.acceptors, ready, deadline)
+            done = self._seat.wait(ready, deadline)
             sync(core.session_poller)
         except BaseException:
             if stream is not None:

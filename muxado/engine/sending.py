@@ -44,168 +44,146 @@ class Sender:
         buffer. Raises ``TimeoutError`` past ``deadline``. ``orphan``: a dropped file has left
         them, for which those wait who send on that stream later.
         """
-        core, seat, protocol = self._core, self._seat, self._core.protocol
+        core = self._core
         if core.lock._is_owned():
             raise RuntimeError(REENTERED)
         if (core.notes or core.orphans) and not orphan:
             self._await_orphans(stream, deadline)
-        size, me = len(data), get_ident()
-        error: OSError | None = None
-        sits = left = False
-        nested = core.writer == me
-        try:
-            with core.lock:
-                core.enter()
-                if core.end is not None or stream.failure is not None or stream.fin_out:
-                    error = self._refusal(stream)
-                elif (
-                    stream.write is None
-                    and size <= stream.send.left
-                    and seat.outbox.size < OUTBOX_FULL
-                    and seat.broken is None
-                ):
-                    if not core.writer:
-                        if not protocol.schedule and (size <= _SMALL or size <= seat.frame_most()):
-                            sits = True
-                            seat.load_locked()
-                            seat.add_locked(stream, data)
-                    elif size <= _SMALL and seat.jam is None and not protocol.contended:
-                        left = True
-                        seat.outbox.append(protocol.data_header(stream, size), data)
-                        stream.wrote = True
-                core.dirty = False
-            lost = sits and not seat.write_batch(deadline)
-        except BaseException:
-            try:
-                seat.recover(nested=nested)
-            except BaseException:
-                core.lost = me
-                try:
-                    core.writer_waiter.ring()
-                except RuntimeError:
-                    pass  # the writer thread is awake
-                raise
-            raise
-        if error is not None:
-            raise error
-        if left or (sits and not lost):
+        if core.struck:
+            core.sits()  # takes away from this thread what an exception has left it
+        me = get_ident()
+        # The handler of a signal that has interrupted a write leaves the seat to that.
+        held = me if core.writer != me else 0
+        done = core.guarded(
+            held, self._seat.give_back_locked, self._send_at_once, stream, data, deadline
+        )
+        if isinstance(done, OSError):
+            raise done
+        if done:
             if stream.poller is not None:
                 sync(stream.poller)
-            return size
-        turn = Turn(data if isinstance(data, memoryview) else memoryview(data))
-        return self._send_in_turns(stream, turn, deadline, whole, lost)
+            return len(data)
+        turn = Turn(stream, data, held)
+        error = core.guarded(
+            turn, self._give_up_locked, self._take_turns, turn, deadline, whole, done is None
+        )
+        if error is not None:
+            raise error
+        return turn.sent
+
+    def _send_at_once(
+        self, stream: StreamState, data: Data, deadline: float | None
+    ) -> bool | OSError | None:
+        """Send all of ``data`` without waiting for others, or return false, or the error.
+
+        ``None``: the connection broke, or the session ended, as the bytes were written.
+        """
+        core, seat, protocol = self._core, self._seat, self._core.protocol
+        size = len(data)
+        done: bool | OSError | None = False
+        sits = False
+        with core.lock:
+            core.enter()
+            if core.end is not None or stream.failure is not None or stream.fin_out:
+                done = self._refusal(stream)
+            elif (
+                stream.write is None
+                and size <= stream.send.left
+                and seat.outbox.size < OUTBOX_FULL
+                and seat.broken is None
+            ):
+                if not core.writer:
+                    if not protocol.schedule and (size <= _SMALL or size <= seat.frame_most()):
+                        sits = True
+                        seat.load_locked()
+                        seat.add_locked(stream, data)
+                elif size <= _SMALL and seat.jam is None and not protocol.contended:
+                    done = True
+                    seat.outbox.append(protocol.data_header(stream, size), data)
+                    stream.wrote = True
+            core.dirty = False
+        if sits:
+            done = seat.write_batch(deadline) or None
+        return done
 
     def _await_orphans(self, stream: StreamState, deadline: float | None) -> None:
         """What a dropped file has left on this stream goes first."""
         core = self._core
 
-        def ready() -> bool:
-            return core.end is not None or (not core.notes and stream not in core.orphans)
+        def ready() -> WaitQueue | None:
+            over = core.end is not None or (not core.notes and stream not in core.orphans)
+            return None if over else core.flushers
 
-        if not self._reading.wait(core.flushers, ready, deadline, reads=False):
+        if not self._reading.wait(ready, deadline, reads=False):
             raise TimeoutError("timed out")
 
-    def _send_in_turns(
-        self, stream: StreamState, turn: Turn, deadline: float | None, whole: bool, lost: bool
-    ) -> int:
-        """As :meth:`send`, where it has to wait: for window, or for others to have written.
+    def _take_turns(
+        self, turn: Turn, deadline: float | None, whole: bool, lost: bool
+    ) -> Exception | None:
+        """Send where that has to wait: for window, or for others to have written.
 
         ``lost``: the connection broke, or the session ended, as the bytes were written; how it
-        ended is to be told.
+        ended is to be told. Returns the error that ends it, if one does.
         """
-        core, seat = self._core, self._seat
-        nested = core.writer == turn.thread
-        try:
-            error = self._take_turns(stream, turn, deadline, whole, lost)
-        except BaseException:
-            try:
-                seat.recover(nested=nested)
-                core.section(lambda: self._retire_locked(stream, turn))
-            except BaseException:
-                core.lost = turn.thread
-                try:
-                    core.writer_waiter.ring()
-                except RuntimeError:
-                    pass  # the writer thread is awake
-                raise
-            raise
-        if error is not None:
-            raise error
-        return turn.sent
+        core, seat, stream = self._core, self._seat, turn.stream
+        tried = over = sits = stalled = reads = False
+        error: Exception | None = None
 
-    def _take_turns(
-        self, stream: StreamState, turn: Turn, deadline: float | None, whole: bool, lost: bool
-    ) -> Exception | None:
-        """The loop of :meth:`_send_in_turns`; returns the error that ends it, if one does."""
-        core, seat = self._core, self._seat
-        tried = blocked = False
-        queue = self._queue(stream)
-
-        def ready() -> bool:
-            return self._may_go_on(stream, turn, whole, blocked)
-
-        while True:
-            error: Exception | None = None
-            sits = False
-            with core.lock:
-                core.enter()
-                # What is done is settled before anything that has failed since is looked at.
-                over = not lost and (turn.sent == len(turn.data) or (turn.sent and not whole))
-                if not over:
-                    late = tried and deadline is not None and time.monotonic() >= deadline
-                    error = self._obstacle(stream, turn, late)
-                    if error is None and seat.broken is None:
-                        sits = self._take_turn_locked(stream, turn)
-                if over or error is not None:
-                    self._retire_locked(stream, turn)
-                blocked = stream.send.left <= 0
-                core.dirty = False
+        def ready() -> WaitQueue | None:
+            nonlocal tried, over, sits, stalled, error
+            queue: WaitQueue | None = stream.writers
+            if queue is None:
+                queue = stream.writers = WaitQueue()
+            # What is done is settled before anything that has failed since is looked at.
+            over = not lost and (turn.sent == len(turn.data) or (turn.sent > 0 and not whole))
+            if not over:
+                late = tried and deadline is not None and time.monotonic() >= deadline
+                error = self._obstacle(turn, late)
+                over = error is not None
+            if over:
+                self._retire_locked(turn)
+                return None
             tried = True
-            if over or error is not None:
-                core.settle()
-                return error
+            sits = seat.broken is None and self._take_turn_locked(turn)
+            blocked = not sits and stream.send.left <= 0
+            self.stalls += blocked and not stalled
+            stalled = blocked
+            return None if sits or seat.broken is not None or blocked is not reads else queue
+
+        while not over:
+            # One without window may read meanwhile; one that waits for its turn is soon to write.
+            reads = stream.send.left <= 0
+            self._reading.wait(ready, deadline, reads)
             if sits:
-                lost = not seat.write_batch(deadline)
-            elif seat.broken is not None:
+                lost, sits = not seat.write_batch(deadline), False
+            elif seat.broken is not None and not over:
                 # Why the connection broke, the read side knows; or the writer thread, soon.
-                self._reading.wait(core.watchers, core.ended, deadline)
-            else:
-                self._reading.wait(queue, ready, deadline, reads=blocked)
+                self._reading.wait(core.until_end, deadline)
+        return error
 
-    def _queue(self, stream: StreamState) -> WaitQueue:
-        def queue_locked() -> WaitQueue:
-            if stream.writers is None:
-                stream.writers = WaitQueue()
-            queue: WaitQueue = stream.writers
-            return queue
-
-        return self._core.section(queue_locked)
-
-    def _obstacle(self, stream: StreamState, turn: Turn, late: bool) -> Exception | None:
+    def _obstacle(self, turn: Turn, late: bool) -> Exception | None:
         """The exception to raise instead of waiting for one's turn, if there is one."""
-        error = self._refusal(stream)
+        error = self._refusal(turn.stream)
         if error is not None:
             return error
         if late:
             return TimeoutError("timed out")
-        other = stream.write
+        other = turn.stream.write
         if other is not None and other is not turn and other.thread == turn.thread:
             return RuntimeError(REENTERED)  # the other goes on when this handler of a signal ends
         return None
 
-    def _take_turn_locked(self, stream: StreamState, turn: Turn) -> bool:
+    def _take_turn_locked(self, turn: Turn) -> bool:
         """Stand in the schedule, and then look whether the seat is free and this stream is next.
 
         If so, the seat is taken, with the next bytes of this stream and of others.
         """
         core, seat, schedule = self._core, self._seat, self._core.protocol.schedule
+        stream = turn.stream
         if stream.write is None:
             stream.write = turn
             stream.wrote = True
-        if stream.write is not turn:
-            return False
-        if stream.send.left <= 0:
-            self.stalls += 1
+        if stream.write is not turn or stream.send.left <= 0:
             return False
         schedule.add(stream, stream.priority)
         if core.writer or schedule.first() is not stream:
@@ -214,27 +192,9 @@ class Sender:
             seat.add_by_schedule_locked(turn)
         return True
 
-    def _may_go_on(self, stream: StreamState, turn: Turn, whole: bool, blocked: bool) -> bool:
-        """Whether one who waits in :meth:`_send_in_turns` has something to do.
-
-        ``blocked``: it waits as one without window does, who may lead; a change is to be seen.
-        """
-        core = self._core
-        if turn.sent == len(turn.data) or (turn.sent and not whole):
-            return True
-        if core.end is not None or stream.failure is not None or stream.fin_out:
-            return True
-        if self._seat.broken is not None or stream.write is None:
-            return True
-        if stream.write is not turn:
-            return False
-        if (stream.send.left <= 0) is not blocked:
-            return True
-        return not blocked and not core.writer and core.protocol.schedule.first() is stream
-
-    def _retire_locked(self, stream: StreamState, turn: Turn) -> None:
+    def _retire_locked(self, turn: Turn) -> None:
         """End the turn, whether or not all of it was sent, and let other senders go on."""
-        core = self._core
+        core, stream = self._core, turn.stream
         if stream.write is turn:
             stream.write = None
             core.protocol.schedule.discard(stream)
@@ -244,10 +204,14 @@ class Sender:
         if stream.poller is not None:
             core.stale.append(stream.poller)
 
+    def _give_up_locked(self, turn: Turn) -> None:
+        """An exception has ended a send that waited for its turn."""
+        self._seat.give_back_locked(turn.held)
+        self._retire_locked(turn)
+
     def send_now(self, stream: StreamState, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
         core, seat, protocol = self._core, self._seat, self._core.protocol
-        core.check_entry()
 
         def leave_locked() -> int | OSError:
             error = self._refusal(stream)
@@ -270,7 +234,6 @@ class Sender:
 
     def check_writable(self, stream: StreamState) -> None:
         """Raise what a send would raise."""
-        self._core.check_entry()
         error = self._core.section(lambda: self._refusal(stream))
         if error is not None:
             raise error

@@ -39,7 +39,6 @@ class Streams:
     def open(self, priority: int, stream_type: int, fin: bool) -> StreamState:
         """A new stream; its SYN goes with its first bytes, or alone a moment later."""
         core = self._core
-        core.check_entry()
 
         def open_locked() -> StreamState | OSError:
             if core.end is not None or core.closing:
@@ -74,7 +73,6 @@ class Streams:
         self._change(stream, functools.partial(self._core.protocol.shut_read, stream))
 
     def _check_may_shut(self, stream: StreamState) -> None:
-        self._core.check_entry()
         if stream.closed:
             raise os_error(errno.EBADF)
         if stream.failure is not None or self._core.end is not None:
@@ -83,7 +81,6 @@ class Streams:
     def prioritise(self, stream: StreamState, priority: int) -> None:
         """Give ``stream`` another place among those that have something to send."""
         core = self._core
-        core.check_entry()
 
         def prioritise_locked() -> None:
             core.protocol.prioritise(stream, priority)
@@ -214,7 +211,6 @@ class Streams:
         Returns the poller that stands: the one that was there before, if any.
         """
         core = self._core
-        core.check_entry()
 
         def pin_locked() -> Any:
             before = core.session_poller if stream is None else stream.poller
@@ -237,7 +233,6 @@ class Streams:
     def unpin(self, stream: StreamState | None) -> Any:
         """Undo :meth:`pin`; returns the poller that stood, ``None`` where there was none."""
         core = self._core
-        core.check_entry()
 
         def unpin_locked() -> Any:
             if stream is None:

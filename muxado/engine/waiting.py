@@ -33,7 +33,7 @@ class Waiter:
     signal may call it at any moment.
     """
 
-    __slots__ = ("_lock", "connection", "listed", "queue", "ring", "thread", "yields")
+    __slots__ = ("_lock", "connection", "queue", "ring", "thread", "yields")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -43,9 +43,8 @@ class Waiter:
         self.ring = self._lock.release
         #: Where its thread waits while it reads for everybody, else ``None``.
         self.connection: Wakeable | None = None
-        #: The queue it stands in; and it stands among those who sleep, too.
+        #: The queue it stands in.
         self.queue: WaitQueue | None = None
-        self.listed = False
         #: The thread that waits.
         self.thread = get_ident()
         #: It has just woken another reader and lets that one read next.

@@ -62,21 +62,19 @@ class Watchdog:
     def _look_locked(self) -> tuple[bool, float | None]:
         """Whether to sit, or else for how many seconds to sleep, ``None`` until woken."""
         core, seat = self._core, self._seat
-        if core.lost:
-            core.end_lost_locked()
         unused = self._used == seat.sittings and not seat.parked
         self._used, seat.parked = seat.sittings, False
         woke, self._woke = self._woke, False
         if core.leader is None:
             self._looks = 0
-            if seat.pins or core.end is not None or (unused and (woke or not seat.followers)):
+            if seat.pins or core.end is not None or (unused and (woke or not core.followers)):
                 core.leader = core.reader_waiter
                 core.leader.connection = seat.transport
                 return True, None
-            if unused and not any(waiter.woken for waiter in seat.followers):
+            if unused and not any(waiter.woken for waiter in core.followers):
                 self.rescues += 1
                 self._woke = True
-                next(iter(seat.followers)).wake()
+                next(iter(core.followers)).wake()
             return False, _NAP
         if core.end is not None:
             core.leader.wake()
@@ -99,11 +97,11 @@ class Watchdog:
             seat.read_once()
             with core.lock:
                 core.enter()
-                leaves = core.end is not None or (bool(seat.followers) and not seat.pins)
+                leaves = core.end is not None or (bool(core.followers) and not seat.pins)
                 if leaves:
                     me.connection = None
                     core.leader = None
                     self._used = -1  # a nap before the next look that may find the seat unused
-                    if seat.followers:
-                        next(iter(seat.followers)).wake()
+                    if core.followers:
+                        next(iter(core.followers)).wake()
                 core.dirty = False

@@ -57,8 +57,6 @@ class WriterThread:
                 core.settle()
             with core.lock:
                 core.enter()
-                if core.lost:
-                    core.end_lost_locked()
                 seat.parked = False
                 now = time.monotonic()
                 beat = self._heartbeat_locked(now)
@@ -149,8 +147,6 @@ class WriterThread:
         def take_seat_locked() -> bool:
             nonlocal frames
             core.writer_waiter.prepare()
-            if core.lost:
-                core.end_lost_locked()
             if core.writer:
                 return False
             core.writer = TAKEN

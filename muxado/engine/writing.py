@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from muxado.engine.core import Core, is_foreign, os_error
 from muxado.engine.outbox import Buffer, Outbox, rest_of
+from muxado.engine.waiting import WaitQueue
 from muxado.errors import ErrorCode
 from muxado.protocol import StreamState
 
@@ -44,12 +45,16 @@ _ROUNDS = 16
 class Turn:
     """Bytes of a caller that wait to be sent, in its own memory until they go out."""
 
-    __slots__ = ("data", "sent", "thread")
+    __slots__ = ("data", "held", "sent", "stream", "thread")
 
-    def __init__(self, data: memoryview) -> None:
-        self.data = data
+    def __init__(self, stream: StreamState, data: bytes | memoryview, held: int) -> None:
+        self.stream = stream
+        self.data = data if isinstance(data, memoryview) else memoryview(data)
         self.sent = 0
         self.thread = get_ident()
+        #: The thread that gives back the seat if an exception ends this: not that of a signal's
+        #: handler which has interrupted a write, then it is 0.
+        self.held = held
 
 
 class WriteSeat:
@@ -156,30 +161,19 @@ class WriteSeat:
 
     def flush(self) -> None:
         """Send what must go at once, if that needs no waiting; else leave it to who writes next."""
+        if not self._core.writer and self.has_work():  # whoever sits looks again before it leaves
+            self._core.guarded(get_ident(), self.give_back_locked, self._flush)
+
+    def _flush(self) -> None:
         core = self._core
-        if core.writer or not self.has_work():
-            return  # whoever sits looks again before it leaves
-        me = get_ident()
-        try:
-            with core.lock:
-                core.enter()
-                sits = not core.writer and core.end is None and self.broken is None
-                if sits:
-                    self.load_locked()
-                core.dirty = False
+        with core.lock:
+            core.enter()
+            sits = not core.writer and core.end is None and self.broken is None
             if sits:
-                self.write_batch(0.0)
-        except BaseException:
-            try:
-                self.recover(nested=False)
-            except BaseException:
-                core.lost = me
-                try:
-                    core.writer_waiter.ring()
-                except RuntimeError:
-                    pass  # the writer thread is awake
-                raise
-            raise
+                self.load_locked()
+            core.dirty = False
+        if sits:
+            self.write_batch(0.0)
 
     # In the seat.
 
@@ -298,10 +292,6 @@ class WriteSeat:
                 core.log.event("writing failed: %s", error)
         core.wake_everybody_locked()
 
-    def _leave_locked(self) -> None:
-        self._core.writer = 0
-        self.pass_on_locked()
-
     def pass_on_locked(self) -> None:
         """If the seat is free: wake whoever has something to do with it."""
         core, protocol = self._core, self._core.protocol
@@ -327,41 +317,36 @@ class WriteSeat:
         if self.parked or self._core.closing:
             self._core.writer_waiter.wake()
 
-    def recover(self, *, nested: bool) -> None:
-        """An exception ends a call: give back the seat, if it has it.
-
-        ``nested``: it is another call's, which a signal's handler interrupted to make this one.
-        """
+    def give_back_locked(self, thread: int) -> None:
+        """An exception has ended a call of ``thread``: give back the seat, if it has it."""
         core = self._core
-        core.let_go()
-        with core.lock:
-            core.enter()
-            if core.writer == get_ident() and not nested:
-                if self._mid_write and self.transport.exact:
-                    sent = sum(self.transport.written)
-                    self._done += sent
-                    self.sent += sent
-                    self._mid_write = False
-                if self._mid_write:
-                    # How much was written is not known, so nothing can follow it.
-                    error = RuntimeError("an exception struck while a batch was written")
-                    core.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
-                    self.broken = self.broken or (time.monotonic(), os_error(errno.EPROTO))
-                    self._mid_write = False
-                elif self._batch:
-                    self._put_back_locked()
-                self.jam = None
-                self._leave_locked()
-            core.wake_everybody_locked()
-            core.dirty = False
-        core.settle()
+        if not thread or core.writer != thread:
+            return
+        if self._mid_write and self.transport.exact:
+            sent = sum(self.transport.written)
+            self._done += sent
+            self.sent += sent
+            self._mid_write = False
+        if self._mid_write:
+            # How much was written is not known, so nothing can follow it.
+            error = RuntimeError("an exception struck while a batch was written")
+            core.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
+            self.broken = self.broken or (time.monotonic(), os_error(errno.EPROTO))
+            self._mid_write = False
+        elif self._batch:
+            self._put_back_locked()
+        self.jam = None
+        core.writer = 0
+        self.pass_on_locked()
 
     # The end.
 
-    def flushed_locked(self) -> bool:
-        """Whether nothing is left that was to be sent and could be, or the session is over."""
+    def until_flushed(self) -> WaitQueue | None:
+        """What to wait for until nothing is left that is to be sent and could be; see
+        ``ReadSeat.wait``.
+        """
         core, protocol = self._core, self._core.protocol
-        return core.end is not None or not (
+        left = (
             core.writer
             or self.outbox.size
             or self.transport.pending
@@ -370,6 +355,7 @@ class WriteSeat:
             or protocol.schedule
             or protocol.pending
         )
+        return core.flushers if left and core.end is None else None
 
     def _at_end_locked(self) -> None:
         """The session is over: is it known now how much the connection has taken?"""

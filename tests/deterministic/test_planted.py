@@ -124,9 +124,9 @@ def test_a_turn_is_not_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """A send that gives up leaves its bytes in the schedule."""
     retire = Sender._retire_locked
 
-    def leave(sender: Sender, stream: StreamState, turn: Turn) -> None:
+    def leave(sender: Sender, turn: Turn) -> None:
         if turn.sent:
-            retire(sender, stream, turn)
+            retire(sender, turn)
         else:
             turn.thread = 0
 

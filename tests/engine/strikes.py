@@ -196,7 +196,7 @@ class Scene:
         # A session that cannot go on says so by itself, even if nobody does anything with it.
         wait_for(lambda: session.closed or not core.dirty, "nobody has heard of the end")
         if not session.closed:
-            held = [waiter for waiter in list(core.waiting) if waiter.thread == me]
+            held = [waiter for waiter in [*core.waiting, *core.followers] if waiter.thread == me]
             if core.writer == me or held:
                 raise Wrong("the thread that was struck holds a seat or waits")
         counts = [each.count for each in self._bystanders]

@@ -239,7 +239,7 @@ class TestWhatAFileLeaves:
                 before(monkeypatch, engine.reading, "wait", lambda *_: gate.open())
                 near.sendall(b"second")
             else:
-                after(monkeypatch, engine.writing, "flushed_locked", gate.open)
+                after(monkeypatch, engine.writing, "until_flushed", gate.open)
                 pair[0].close()
         expected = b"0123456first" + (b"second" if then == "sendall" else b"")
         assert far.recv(len(expected), socket.MSG_WAITALL) == expected
@@ -343,7 +343,7 @@ class TestWhatAFileLeaves:
         engine, state = pair[0]._engine, near._state
         near.sendall(b"-" * 1000)
         with engine.core.lock:
-            state.write = Turn(memoryview(b"before"))
+            state.write = Turn(state, b"before", 0)
         held = [near.makefile("wb")]
         held[0].write(b"late")
         held.clear()

@@ -494,8 +494,14 @@ def test_a_seat_is_lost_when_the_session_has_ended(
             core.section(lambda: core.end_locked(ErrorCode.INTERNAL_ERROR, None, b""))
             raise Struck
 
-    def strike_again(*_: object, **__: object) -> None:
+    def strike_again(*_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            struck_again()
+
+    def strike() -> None:
         raise Struck
+
+    struck_again = Once(strike)
 
     def call_on() -> None:
         while True:  # a thread of the session's may have the seat at first
@@ -515,7 +521,8 @@ def test_a_seat_is_lost_when_the_session_has_ended(
 
     with monkeypatch.context() as patch:
         before(patch, transport, "recv_into" if call == "recv" else "send", end_and_strike)
-        patch.setattr(type(owner), "_recover" if call == "recv" else "recover", strike_again)
+        name = "_give_back_locked" if call == "recv" else "give_back_locked"
+        before(patch, type(owner), name, strike_again)
         feeding = crew.start(feed)
         with pytest.raises(Struck):
             call_on()

@@ -70,6 +70,9 @@ class HookedLock:
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
         self._lock.release()
         if not self._is_owned():
             self._released()

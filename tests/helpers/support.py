@@ -234,4 +234,4 @@ def callers_waiting(session: muxado.Session) -> int:
     """How many callers wait in calls of ``session`` now, its own two threads not counted."""
     engine, core = session._engine, session._engine.core
     leads = core.leader not in (None, core.reader_waiter)
-    return len(core.waiting) - 2 + leads + (engine.writing.jam is not None)
+    return len(core.waiting) + len(core.followers) - 2 + leads + (engine.writing.jam is not None)

@@ -21,7 +21,6 @@ from ..helpers.support import (
     DATA,
     RST,
     SYN,
-    WNDINC,
     RawPeer,
     Sessions,
     frame,
@@ -30,7 +29,6 @@ from ..helpers.support import (
     threads_of,
     until,
     waiting,
-    word,
 )
 from ..session.test_process import run
 
@@ -173,31 +171,6 @@ def test_a_descriptor_after_an_interrupted_send(
         assert stream.recv(4) == b"news"
         peer.session.kill()
         ended(jam)
-
-
-def test_a_flush_that_a_sender_gives_up(
-    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A sender's time is over, then the peer grants window, then close() waits for the flush.
-
-    When the sender takes its bytes back nothing is left to flush, and close() must be told.
-    """
-    peer = raw(client=True, window=4096, linger=1e6)
-    engine = peer.session._engine
-    with Gate() as gate, peer.session.open() as stream:
-        stream.sendall(bytes(4096))
-        stream.settimeout(0.01)
-        after(monkeypatch, engine.reading, "wait", gate.stop)
-        sending = crew.start(stream.sendall, b"x")
-        gate.reached()
-        peer.send(frame(WNDINC, 0, stream.id, word(100)))
-        until(lambda: stream._state in engine.core.protocol.schedule)
-        closing = crew.start(peer.session.close)
-        waiting(peer.session, 1)
-        gate.open()
-        with pytest.raises(TimeoutError):
-            sending.result()
-        closing.result()
 
 
 def test_close_waits_until_the_peer_has_acknowledged_the_goaway(

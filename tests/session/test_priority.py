@@ -17,6 +17,7 @@ from muxado.config import Config
 from muxado.engine.core import Core
 from muxado.engine.waiting import WaitQueue
 from muxado.engine.writing import Turn, WriteSeat
+from muxado.protocol import StreamState
 from muxado.transport import Buffer, Transport
 
 from ..helpers.crew import Crew
@@ -59,13 +60,14 @@ class Desk:
         self.seat = WriteSeat(self.core, self.paper)
         self.protocol = self.core.protocol
         self.priority: dict[int, int] = {}
-        self._nobody = Turn(memoryview(b""))  # of the one who sits, and has nothing to send
+        # Of the one who sits, and has nothing to send.
+        self._nobody = Turn(StreamState(0, True, 0, 0, 0), b"", 0)
 
     def add(self, priority: int, data: int | bytearray) -> None:
         stream = self.protocol.open(priority=priority, stream_type=0, fin=False)
         view = memoryview(bytes(data) if isinstance(data, int) else data)
         stream.writers = WaitQueue()
-        stream.write = Turn(view)
+        stream.write = Turn(stream, view, 0)
         self.protocol.schedule.add(stream, priority)
         self.priority[stream.id] = priority
 

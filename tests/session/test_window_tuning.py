@@ -472,7 +472,7 @@ def test_a_session_is_closed_at_once_though_an_update_waits(grown: Grown) -> Non
 
     def look_locked() -> bool:
         core.protocol.pending.grants[grown.stream._state] = None
-        return grown.engine.writing.flushed_locked()
+        return grown.engine.writing.until_flushed() is None
 
     assert core.section(look_locked)
 
