@@ -243,10 +243,8 @@ class Stream:
     def close(self) -> None:
         """Close for good, once every file of ``makefile()`` is closed too. Never waits."""
         self._closed = True
-        if self._io_refs <= 0:
-            self._close_now()
-
-    def _close_now(self) -> None:
+        if self._io_refs > 0:
+            return
         readiness, self._readiness = self._readiness, None
         if not self._state.closed:
             self._engine.streams.close(self._state)

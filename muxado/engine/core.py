@@ -136,22 +136,22 @@ class Core:
             self._recover_locked()
         self.dirty = True
 
-    def section(self, action: Callable[[], T]) -> T:
+    def section(self, action: Callable[..., T], *arguments: Any) -> T:
         """Call ``action``, which must not raise, in a section of its own, and settle.
 
         Raises ``RuntimeError`` where this thread is inside of a section already.
         """
         if self.lock._is_owned():
             raise RuntimeError(REENTERED)
-        result: T = self.guarded(None, _nothing, self._section, action)
+        result: T = self.guarded(None, _nothing, self._section, action, arguments)
         if self.stale or self.protocol.pending.flush_now:
             self.settle()
         return result
 
-    def _section(self, action: Callable[[], T]) -> T:
+    def _section(self, action: Callable[..., T], arguments: tuple[Any, ...]) -> T:
         with self.lock:
             self.enter()
-            result = action()
+            result = action(*arguments)
             self.dirty = False
         return result
 
@@ -237,7 +237,12 @@ class Core:
                     self.notes[0]()
                 finally:
                     self.notes.popleft()
-        self.section(self.flushers.wake_all)  # who waits for what was left
+        self.section(self._notes_are_done_locked)
+
+    def _notes_are_done_locked(self) -> None:
+        """Have those look again who must not overtake what was left."""
+        self.flushers.wake_all()
+        self.stale.extend(self.pollers_locked())
 
     def _recover_locked(self) -> None:
         """Make good what exceptions have left: a section cut short, and what calls held."""

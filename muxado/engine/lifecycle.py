@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from muxado.engine import process
@@ -219,7 +220,8 @@ class Engine:
         """The reader thread: at the end it gives the connection back."""
         core, transport = self.core, self.transport
         try:
-            self._run(self._watchdog.run)
+            if not self._run(self._watchdog.run):
+                self._run(self._watchdog.run)  # now that the session is over, to take the seat
             deadline = time.monotonic() + core.protocol.config.linger
             wait_until(core.lock, core.watchers, lambda: self._written, deadline)
             if not core.silent:
@@ -231,7 +233,8 @@ class Engine:
                 self._over = True
                 core.watchers.wake_all()
 
-    def _run(self, work: Callable[[], None]) -> None:
+    def _run(self, work: Callable[[], None]) -> bool:
+        """Do ``work``; an exception ends the session, and is logged. False after one."""
         core = self.core
         try:
             work()
@@ -239,7 +242,11 @@ class Engine:
             with core.lock:
                 core.dirty = False
                 core.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
-                if core.writer == threading.get_ident():
+                if core.writer == get_ident():
                     core.silent = True  # how much of its batch is written is not known
                     core.writer = 0
+                if core.leader is core.reader_waiter and core.leader.thread == get_ident():
+                    core.leader = None
             _log.exception("%s: a thread failed", core.name)
+            return False
+        return True

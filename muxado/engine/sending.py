@@ -57,16 +57,17 @@ class Sender:
         done = core.guarded(
             held, self._seat.give_back_locked, self._send_at_once, stream, data, deadline
         )
-        if isinstance(done, OSError):
-            raise done
-        if done:
+        if done is True:
             if stream.poller is not None:
                 sync(stream.poller)
             return len(data)
+        if isinstance(done, OSError):
+            raise done
         turn = Turn(stream, data, held)
         error = core.guarded(
             turn, self._give_up_locked, self._take_turns, turn, deadline, whole, done is None
         )
+        sync(stream.poller)
         if error is not None:
             raise error
         return turn.sent
@@ -216,8 +217,7 @@ class Sender:
         def leave_locked() -> int | OSError:
             error = self._refusal(stream)
             size = min(len(data), stream.send.left, seat.frame_most())
-            busy = stream.write is not None or stream in core.orphans or bool(core.notes)
-            if error is None and size > 0 and not busy and seat.has_room():
+            if error is None and size > 0 and self._has_room(stream):
                 seat.outbox.append(protocol.data_header(stream, size), data[:size])
                 stream.wrote = True
                 protocol.pending.flush_now = True
@@ -245,12 +245,18 @@ class Sender:
         def question() -> bool:
             if core.end is not None or stream.failure is not None or stream.fin_out:
                 return True
-            room = stream.write is None and seat.has_room()
+            room = self._has_room(stream)
             if not room:
                 seat.poll_for_room_locked(stream)
             return room and stream.send.left > 0
 
         return core.look(question)
+
+    def _has_room(self, stream: StreamState) -> bool:
+        """Whether a non-blocking send overtakes nothing and may leave its bytes in the outbox."""
+        core = self._core
+        waits = stream.write is not None or core.notes or stream in core.orphans
+        return not waits and self._seat.has_room()
 
     def _refusal(self, stream: StreamState) -> OSError | None:
         """A new exception for a send that is not possible; ``None`` if it is."""

@@ -38,22 +38,22 @@ class Streams:
 
     def open(self, priority: int, stream_type: int, fin: bool) -> StreamState:
         """A new stream; its SYN goes with its first bytes, or alone a moment later."""
-        core = self._core
-
-        def open_locked() -> StreamState | OSError:
-            if core.end is not None or core.closing:
-                return core.session_error(retryable=True)
-            try:
-                stream = core.protocol.open(priority, stream_type, fin)
-            except OSError as error:
-                return error
-            self._writing.send_soon_locked()
-            return stream
-
-        result = core.section(open_locked)
+        result = self._core.section(self._open_locked, priority, stream_type, fin)
         if isinstance(result, OSError):
             raise result
         return result
+
+    def _open_locked(self, priority: int, stream_type: int, fin: bool) -> StreamState | OSError:
+        core = self._core
+        if core.end is not None or core.closing:
+            return core.session_error(retryable=True)
+        try:
+            stream = core.protocol.open(priority, stream_type, fin)
+        except OSError as error:
+            return error
+        if self._writing.parked:
+            core.writer_waiter.wake()
+        return stream
 
     def end(self, stream: StreamState) -> None:
         """SHUT_WR: FIN goes at once; a send that waits in another thread fails."""
@@ -102,16 +102,12 @@ class Streams:
 
     def _change(self, stream: StreamState, action: Callable[[], None]) -> None:
         """Change what the protocol knows of ``stream``, and have all look whom it concerns."""
+        self._core.section(self._change_locked, stream, action)
 
-        def change_locked() -> None:
-            if self._core.end is None:
-                action()
-            self._announce_locked(stream)
-
-        self._core.section(change_locked)
-
-    def _announce_locked(self, stream: StreamState) -> None:
+    def _change_locked(self, stream: StreamState, action: Callable[[], None]) -> None:
         core, protocol = self._core, self._core.protocol
+        if core.end is None:
+            action()
         for queue in (stream.readers, stream.writers):
             if queue:
                 queue.wake_all()
@@ -126,31 +122,32 @@ class Streams:
         if core.lock._is_owned() or core.notes or core.orphans:
             self.drop(stream)
         else:
-            self._close(stream)
+            core.section(self._close_locked, stream)
 
-    def _close(self, stream: StreamState) -> None:
-        core, protocol = self._core, self._core.protocol
-
-        def close_locked() -> None:
-            if stream.closed:
-                return
-            if core.end is None:
-                protocol.close(stream)
-                if protocol.pending.ending and not protocol.pending.flush_now:
-                    self._writing.send_soon_locked()
-            stream.closed = True
-            stream.write = None
-            self._reading.stream_is_over_locked()
-            if stream.poller is not None:
-                stream.poller = None
-                self._reading.unpin_locked()
-            self._announce_locked(stream)
-
-        core.section(close_locked)
+    def _close_locked(self, stream: StreamState) -> None:
+        core, pending = self._core, self._core.protocol.pending
+        if stream.closed:
+            return
+        if core.end is None:
+            core.protocol.close(stream)
+            if pending.ending and not pending.flush_now and (self._writing.parked or core.closing):
+                core.writer_waiter.wake()  # a FIN must not wait for ever for a frame to go with
+        stream.closed = True
+        stream.write = None
+        self._reading.stream_is_over_locked()
+        for queue in (stream.readers, stream.writers):
+            if queue:
+                queue.wake_all()
+        if stream.poller is not None:
+            core.stale.append(stream.poller)
+            stream.poller = None
+            self._reading.unpin_locked()
+        if core.protocol.changed or core.drainers:
+            core.announce_locked()
 
     def drop(self, stream: StreamState) -> None:
         """Close ``stream`` where nothing may be waited for: in a finalizer, or inside a section."""
-        close = functools.partial(self._close, stream)
+        close = functools.partial(self._core.section, self._close_locked, stream)
         self._core.note(functools.partial(self._in_order, stream, close))
 
     def leave(self, stream: StreamState, data: bytes) -> None:
@@ -195,15 +192,24 @@ class Streams:
             actions = core.orphans[stream]
             if actions:
                 return actions.popleft()
-            del core.orphans[stream]
-            core.flushers.wake_all()
+            end_locked()
             return None
 
-        while (action := core.section(next_locked)) is not None:
-            try:
-                action()
-            except OSError:
-                pass  # there is no caller left who could get it
+        def end_locked() -> None:
+            core.orphans.pop(stream, None)
+            core.flushers.wake_all()
+            if stream.poller is not None:
+                core.stale.append(stream.poller)
+
+        try:
+            while (action := core.section(next_locked)) is not None:
+                try:
+                    action()
+                except OSError:
+                    pass  # there is no caller left who could get it
+        except BaseException:
+            core.section(end_locked)  # out of memory, perhaps; nobody is to wait for this thread
+            raise
 
     def pin(self, stream: StreamState | None, poller: P) -> P:
         """A descriptor is polled for ``stream`` (or the session): keep reading for it.

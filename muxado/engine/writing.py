@@ -36,8 +36,6 @@ _ROOM, _ROOM_CONTENDED = 262144, 16384
 #: while streams of different priority compete, since what the connection has been given goes before
 #: anything of a higher priority that comes later: on 10 Mbit/s 8 KiB take 7 ms.
 _FRAME, _FRAME_MOST, _FRAME_CONTENDED = 65536, 262144, 8192
-#: A body of so many bytes or less is joined to its header; more are left where they are.
-_JOIN = 16384
 #: Batches in a row that one who leaves writes of what has come meanwhile.
 _ROUNDS = 16
 
@@ -109,13 +107,7 @@ class WriteSeat:
 
     def add_locked(self, stream: StreamState, data: bytes | memoryview) -> None:
         """Add a frame of ``data`` to the batch."""
-        size, batch = len(data), self._batch
-        header = self._core.protocol.data_header(stream, size)
-        if size <= _JOIN and not batch:
-            batch.append(header + data)
-        else:
-            batch.append(header)
-            batch.append(data)
+        self._batch += (self._core.protocol.data_header(stream, len(data)), data)
         stream.wrote = True
 
     def add_by_schedule_locked(self, turn: Turn) -> None:
@@ -308,14 +300,10 @@ class WriteSeat:
         elif self.outbox.size or pending.flush_now or self.transport.pending:
             core.writer_waiter.wake()
         elif pending.opening or pending.ending:
-            self.send_soon_locked()
+            if self.parked or core.closing:
+                core.writer_waiter.wake()  # they must not wait for ever for a frame to go with
         elif core.flushers:
             core.flushers.wake_all()
-
-    def send_soon_locked(self) -> None:
-        """See that a pending SYN or FIN does not wait for ever for a frame to go with."""
-        if self.parked or self._core.closing:
-            self._core.writer_waiter.wake()
 
     def give_back_locked(self, thread: int) -> None:
         """An exception has ended a call of ``thread``: give back the seat, if it has it."""

@@ -275,7 +275,7 @@ class SocketTransport(Transport):
         try:
             if len(buffers) == 1:
                 written.extend(map(self._sock.send, buffers))
-            elif len(buffers) == 2 and len(buffers[1]) < _JOIN:
+            elif sum(map(len, buffers)) < _JOIN:
                 written.extend(map(self._sock.send, (b"".join(buffers),)))
             else:
                 written.extend(map(self._sock.sendmsg, (buffers[:_IOV_MAX],)))

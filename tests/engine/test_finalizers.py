@@ -26,7 +26,7 @@ from muxado.engine.waiting import WaitQueue
 from muxado.engine.writing import Turn
 
 from ..helpers.crew import GUARD, Crew
-from ..helpers.gates import Gate, Once, Plain, after, before
+from ..helpers.gates import Gate, Once, Plain, after, before, polls
 from ..helpers.support import (
     DATA,
     FIN,
@@ -309,6 +309,28 @@ class TestWhatAFileLeaves:
         assert far.recv(5004, socket.MSG_WAITALL) == b"-" * 5000 + b"late"
         sending.result()
         until(lambda: "dropped file" not in repr(near))
+
+    def test_a_descriptor_says_that_others_must_wait_for_them(
+        self, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Or a program that polls would try over and over."""
+        pair = sessions.socketpair(heartbeat_interval=None)
+        near, far = streams(pair)
+        far.settimeout(GUARD)
+        near.setblocking(False)
+        assert polls(near, select.POLLOUT)
+        with Gate() as gate:
+            before(monkeypatch, pair[0]._engine.sender, "send", gate.stop)
+            held = [near.makefile("wb")]
+            held[0].write(b"late")
+            held.clear()
+            gate.reached()
+            with pytest.raises(BlockingIOError):
+                near.send(b"x")
+            assert not polls(near, select.POLLOUT)
+        until(lambda: polls(near, select.POLLOUT))
+        assert near.send(b"x") == 1
+        assert far.recv(5, socket.MSG_WAITALL) == b"latex"
 
     @pytest.mark.parametrize("closed", [True, False])
     def test_close_flushes_them(

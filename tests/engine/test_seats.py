@@ -69,6 +69,34 @@ def test_as_many_acceptors_are_woken_as_streams_come(
         each.result().close()
 
 
+def test_a_connection_is_not_closed_under_the_caller_that_reads_it(
+    raw: Callable[..., RawPeer],
+    crew: Crew,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The reader thread fails, by a defect, while a caller leads."""
+    peer = raw(heartbeat_interval=None)
+    engine = peer.session._engine
+    core, owners = engine.core, []
+    reading = accepting(peer, crew)
+    until(lambda: core.leader in core.acceptors)
+    look = watchdog.Watchdog._look_locked
+
+    def fail_once(watching: watchdog.Watchdog) -> Any:
+        monkeypatch.setattr(watchdog.Watchdog, "_look_locked", look)
+        raise LookupError("a defect")
+
+    before(monkeypatch, engine.transport, "close", lambda: owners.append(core.leader))
+    monkeypatch.setattr(watchdog.Watchdog, "_look_locked", fail_once)
+    core.reader_waiter.wake()
+    with pytest.raises(muxado.SessionClosed):
+        reading.result()
+    peer.session.close()
+    assert owners == [core.reader_waiter], "somebody else may have been reading"
+    assert "a thread failed" in caplog.text
+
+
 def test_an_exception_takes_away_an_acceptor_that_has_its_stream(
     raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
