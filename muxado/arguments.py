@@ -7,7 +7,7 @@ import operator
 import socket
 from typing import Any
 
-from muxado.engine import os_error
+from muxado.errors import os_error
 
 __all__ = [
     "MSG_DONTWAIT",

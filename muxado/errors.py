@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import enum
 import errno
+import os
 
 __all__ = [
     "EnhanceYourCalm",
@@ -24,6 +25,7 @@ __all__ = [
     "StreamRefused",
     "StreamReset",
     "StreamsExhausted",
+    "os_error",
 ]
 
 
@@ -147,3 +149,8 @@ class StreamsExhausted(Error):
     """All stream ids of this session are used up; open a new session."""
 
     _code = ErrorCode.STREAMS_EXHAUSTED
+
+
+def os_error(number: int) -> OSError:
+    """The ``OSError`` subclass for an errno, with the system's text."""
+    return OSError(number, os.strerror(number))

@@ -17,8 +17,8 @@ from muxado.accepting import Acceptor
 from muxado.addresses import bind
 from muxado.arguments import check_timeout
 from muxado.config import Config
-from muxado.engine import os_error
 from muxado.engine.waiting import wait_until
+from muxado.errors import os_error
 from muxado.readiness import Readiness
 from muxado.session import Session
 

@@ -16,8 +16,8 @@ from muxado import transport
 from muxado.arguments import check_int, check_option, check_timeout, option
 from muxado.config import Config
 from muxado.debug import describe
-from muxado.engine import Engine, os_error
-from muxado.errors import ErrorCode, SessionClosed
+from muxado.engine import Engine
+from muxado.errors import ErrorCode, SessionClosed, os_error
 from muxado.protocol import MAX_PRIORITY, SessionEnd
 from muxado.readiness import Readiness
 from muxado.stream import Stream

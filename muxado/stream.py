@@ -26,8 +26,8 @@ from muxado.arguments import (
     writable_bytes_of,
 )
 from muxado.debug import describe_stream
-from muxado.engine import Engine, os_error
-from muxado.errors import ErrorCode
+from muxado.engine import Engine
+from muxado.errors import ErrorCode, os_error
 from muxado.files import make_file, send_file
 from muxado.protocol import MAX_PRIORITY
 from muxado.readiness import Readiness

@@ -43,7 +43,6 @@ the one wait loop), ``watchdog`` (the reader thread), ``receiving`` (``recv``, `
 
 from __future__ import annotations
 
-from muxado.engine.core import os_error
 from muxado.engine.lifecycle import Engine
 
-__all__ = ["Engine", "os_error"]
+__all__ = ["Engine"]

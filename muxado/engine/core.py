@@ -6,7 +6,6 @@ import _thread
 import collections
 import errno
 import itertools
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -16,15 +15,14 @@ from typing import Protocol as Interface
 
 from muxado.debug import log_for
 from muxado.engine.waiting import Waiter, WaitQueue
-from muxado.errors import Error, ErrorCode, RemoteGoneAway, SessionClosed
+from muxado.errors import Error, ErrorCode, RemoteGoneAway, SessionClosed, os_error
 from muxado.protocol import Protocol, ReceiveBuffer, SessionEnd, StreamState
 from muxado.protocol.schedule import Schedule
 
 if TYPE_CHECKING:
     from muxado.config import Config
-    from muxado.transport import Transport
 
-__all__ = ["REENTERED", "TAKEN", "Core", "Poller", "is_foreign", "os_error", "sync"]
+__all__ = ["REENTERED", "TAKEN", "Core", "Poller", "sync"]
 
 #: The text of the ``RuntimeError`` for a call that would have to wait for its own thread.
 REENTERED = "a signal handler or a finalizer uses a session that its own thread is inside of"
@@ -53,7 +51,9 @@ class Core:
     Every critical section has one shape, which a test checks::
 
         with core.lock:
-            core.enter()
+            if core.dirty or core.struck:
+                core.recover_locked()
+            core.dirty = True
             ...
             core.dirty = False
 
@@ -130,12 +130,6 @@ class Core:
         me = get_ident()
         return self.writer == me or (self.leader is not None and self.leader.thread == me)
 
-    def enter(self) -> None:
-        """Begin a section, with the lock just taken."""
-        if self.dirty or self.struck:
-            self._recover_locked()
-        self.dirty = True
-
     def section(self, action: Callable[..., T], *arguments: Any) -> T:
         """Call ``action``, which must not raise, in a section of its own, and settle.
 
@@ -143,16 +137,26 @@ class Core:
         """
         if self.lock._is_owned():
             raise RuntimeError(REENTERED)
-        result: T = self.guarded(None, _nothing, self._section, action, arguments)
+        try:
+            with self.lock:
+                if self.dirty or self.struck:
+                    self.recover_locked()
+                self.dirty = True
+                result = action(*arguments)
+                self.dirty = False
+        except BaseException:  # as in guarded()
+            try:
+                self.lock.release()
+            except RuntimeError:
+                pass
+            try:
+                self.writer_waiter.ring()
+            except RuntimeError:
+                pass
+            self.section(_nothing)
+            raise
         if self.stale or self.protocol.pending.flush_now:
             self.settle()
-        return result
-
-    def _section(self, action: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-        with self.lock:
-            self.enter()
-            result = action(*arguments)
-            self.dirty = False
         return result
 
     def guarded(
@@ -244,7 +248,7 @@ class Core:
         self.flushers.wake_all()
         self.stale.extend(self.pollers_locked())
 
-    def _recover_locked(self) -> None:
+    def recover_locked(self) -> None:
         """Make good what exceptions have left: a section cut short, and what calls held."""
         if self.dirty:
             self._end_poisoned_locked()
@@ -381,15 +385,6 @@ def _nothing(_: object = None) -> None:
     """What is to be given back behind a section, and what one does that is only to be entered."""
 
 
-def is_foreign(error: BaseException, transport: Transport) -> bool:
-    """Whether a handler of a signal has raised ``error``, and not the connection.
-
-    Programs raise ``TimeoutError`` in handlers of SIGALRM. The system's errors have a number; those
-    of an object that serves as the connection may have none.
-    """
-    return isinstance(error, OSError) and error.errno is None and error is not transport.failure
-
-
 def sync(poller: Poller | None) -> None:
     """Bring a descriptor up to date, if there is one, before the call returns that changed it.
 
@@ -398,8 +393,3 @@ def sync(poller: Poller | None) -> None:
     """
     if poller is not None:
         poller.sync()
-
-
-def os_error(number: int) -> OSError:
-    """The ``OSError`` subclass for an errno, with the system's text."""
-    return OSError(number, os.strerror(number))

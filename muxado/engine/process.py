@@ -47,7 +47,9 @@ def _send_final_goaway(engine: Engine, deadline: float) -> bool:
     engine.reading.wait(writing.until_flushed, deadline, reads=False)
     frames = b""
     with core.lock:
-        core.enter()
+        if core.dirty or core.struck:
+            core.recover_locked()
+        core.dirty = True
         mine = core.end is None and not core.writer
         if mine:
             core.writer = TAKEN

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from muxado.engine.core import REENTERED, Core, is_foreign
+from muxado.engine.core import REENTERED, Core
 from muxado.engine.keepalive import Keepalive
 from muxado.engine.waiting import Waiter, WaitQueue
 from muxado.errors import Error, ErrorCode
@@ -127,7 +127,9 @@ class ReadSeat:
         count, leads = None, False
         while True:
             with core.lock:
-                core.enter()
+                if core.dirty or core.struck:
+                    core.recover_locked()
+                core.dirty = True
                 if leads:
                     waiter.yields = self._dispatch_locked(count, waiter, straight)
                     self._leave_locked(waiter)
@@ -239,7 +241,7 @@ class ReadSeat:
         except (BlockingIOError, InterruptedError):
             pass
         except (OSError, ValueError) as error:
-            if is_foreign(error, transport):
+            if not transport.has_raised(error):
                 raise
             self._core.section(functools.partial(self._core.connection_failed_locked, error))
         self._eager = count is not None and (count >= EAGER or count == len(into))
@@ -274,7 +276,9 @@ class ReadSeat:
             core.flush()
         count = self._read(None)
         with core.lock:
-            core.enter()
+            if core.dirty or core.struck:
+                core.recover_locked()
+            core.dirty = True
             self._dispatch_locked(count, core.reader_waiter, None)
             core.dirty = False
         core.settle()

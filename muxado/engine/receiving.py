@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from muxado.engine.core import Core, os_error, sync
+from muxado.engine.core import Core, sync
 from muxado.engine.reading import ReadSeat, Straight
 from muxado.engine.waiting import WaitQueue
-from muxado.errors import ErrorCode
+from muxado.errors import ErrorCode, os_error
 from muxado.protocol import StreamState
 
 __all__ = ["Receiver"]

@@ -11,10 +11,11 @@ import errno
 import time
 from threading import get_ident
 
-from muxado.engine.core import REENTERED, Core, os_error, sync
+from muxado.engine.core import REENTERED, Core, sync
 from muxado.engine.reading import ReadSeat
 from muxado.engine.waiting import WaitQueue
 from muxado.engine.writing import OUTBOX_FULL, Turn, WriteSeat
+from muxado.errors import os_error
 from muxado.protocol import StreamState
 
 __all__ = ["Sender"]
@@ -84,7 +85,9 @@ class Sender:
         done: bool | OSError | None = False
         sits = False
         with core.lock:
-            core.enter()
+            if core.dirty or core.struck:
+                core.recover_locked()
+            core.dirty = True
             if core.end is not None or stream.failure is not None or stream.fin_out:
                 done = self._refusal(stream)
             elif (

@@ -15,11 +15,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from muxado.engine.core import Core, Poller, os_error
+from muxado.engine.core import Core, Poller
 from muxado.engine.reading import ReadSeat
 from muxado.engine.sending import Sender
 from muxado.engine.writing import WriteSeat
-from muxado.errors import ErrorCode
+from muxado.errors import ErrorCode, os_error
 from muxado.protocol import StreamState
 
 __all__ = ["Streams"]

@@ -1,7 +1,7 @@
 """How a thread waits until another wakes it: one kind of waiter, one way to wake it.
 
 A waiter is used under a lock of its owner's choice, by one rule: whoever waits looks at what it
-waits for, calls :meth:`Waiter.prepare` in the same turn of the lock, and only then sleeps, without
+waits for, calls ``Waiter.prepare`` in the same turn of the lock, and only then sleeps, without
 the lock. Whoever changes what is waited for does so under the same lock and wakes the waiters
 afterwards. So a wake-up can come too early, before the sleep, but never be lost: it ends the sleep
 at once, and whoever has slept looks again.
@@ -9,6 +9,7 @@ at once, and whoever has slept looks again.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable
@@ -33,11 +34,13 @@ class Waiter:
     signal may call it at any moment.
     """
 
-    __slots__ = ("_lock", "connection", "queue", "ring", "thread", "yields")
+    __slots__ = ("_lock", "connection", "prepare", "queue", "ring", "thread", "yields")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lock.acquire()
+        #: Forgets wake-ups of before; those that come from now on end the next sleep.
+        self.prepare = functools.partial(self._lock.acquire, False)
         #: Ends the sleep, or raises ``RuntimeError`` where there is none. It is in C, so that no
         #: exception can strike inside; for where one has just ended a call.
         self.ring = self._lock.release
@@ -50,10 +53,6 @@ class Waiter:
         #: It has just woken another reader and lets that one read next.
         self.yields = False
 
-    def prepare(self) -> None:
-        """Forget wake-ups of before; those that come from now on end the next sleep."""
-        self._lock.acquire(False)
-
     def sleep(self, deadline: float | None) -> None:
         """Wait for :meth:`wake`, or until ``deadline`` (seconds, monotonic)."""
         if deadline is None:
@@ -65,7 +64,7 @@ class Waiter:
 
     @property
     def woken(self) -> bool:
-        """Whether its thread has been woken since it called :meth:`prepare`."""
+        """Whether its thread has been woken since it called ``prepare``."""
         return not self._lock.locked()
 
     def wake(self) -> None:

@@ -42,7 +42,9 @@ class Watchdog:
         me.thread = get_ident()
         while True:
             with core.lock:
-                core.enter()
+                if core.dirty or core.struck:
+                    core.recover_locked()
+                core.dirty = True
                 me.prepare()
                 sits, pause = self._look_locked()
                 over = sits and core.end is not None
@@ -96,7 +98,9 @@ class Watchdog:
         while not leaves:
             seat.read_once()
             with core.lock:
-                core.enter()
+                if core.dirty or core.struck:
+                    core.recover_locked()
+                core.dirty = True
                 leaves = core.end is not None or (bool(core.followers) and not seat.pins)
                 if leaves:
                     me.connection = None

@@ -56,7 +56,9 @@ class WriterThread:
             if core.stale:
                 core.settle()
             with core.lock:
-                core.enter()
+                if core.dirty or core.struck:
+                    core.recover_locked()
+                core.dirty = True
                 seat.parked = False
                 now = time.monotonic()
                 beat = self._heartbeat_locked(now)

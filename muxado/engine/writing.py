@@ -16,10 +16,10 @@ import time
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from muxado.engine.core import Core, is_foreign, os_error
+from muxado.engine.core import Core
 from muxado.engine.outbox import Buffer, Outbox, rest_of
 from muxado.engine.waiting import WaitQueue
-from muxado.errors import ErrorCode
+from muxado.errors import ErrorCode, os_error
 from muxado.protocol import StreamState
 
 if TYPE_CHECKING:
@@ -159,7 +159,9 @@ class WriteSeat:
     def _flush(self) -> None:
         core = self._core
         with core.lock:
-            core.enter()
+            if core.dirty or core.struck:
+                core.recover_locked()
+            core.dirty = True
             sits = not core.writer and core.end is None and self.broken is None
             if sits:
                 self.load_locked()
@@ -182,7 +184,9 @@ class WriteSeat:
         rounds, again = 0, True
         while again:
             with core.lock:
-                core.enter()
+                if core.dirty or core.struck:
+                    core.recover_locked()
+                core.dirty = True
                 again = bool(self.outbox.size or pending.flush_now) and self._may_go_on(rounds)
                 if again:
                     rounds += 1
@@ -217,7 +221,7 @@ class WriteSeat:
             try:
                 sent = transport.send(buffers)
             except (OSError, ValueError) as error:
-                if is_foreign(error, self.transport):
+                if not transport.has_raised(error):
                     raise
                 self._mid_write = False
                 failure = error if isinstance(error, OSError) else os_error(errno.EBADF)
@@ -251,7 +255,9 @@ class WriteSeat:
         now = time.monotonic()
         seconds = None if deadline is None else deadline - now
         with core.lock:
-            core.enter()
+            if core.dirty or core.struck:
+                core.recover_locked()
+            core.dirty = True
             waits = core.end is None and (seconds is None or seconds > 0)
             if waits:
                 self.jam = (now, threading.current_thread().name, left)
@@ -260,7 +266,9 @@ class WriteSeat:
             return False
         self.transport.wait_writable(seconds)
         with core.lock:
-            core.enter()
+            if core.dirty or core.struck:
+                core.recover_locked()
+            core.dirty = True
             self.jam = None
             goes_on = core.end is None and not core.protocol.heartbeat_due
             core.dirty = False

@@ -89,6 +89,14 @@ class Transport:
         """What an object has raised that serves as the connection, which ended with it."""
         return None
 
+    def has_raised(self, error: OSError | ValueError) -> bool:
+        """Whether the connection has raised ``error``, and not the handler of a signal.
+
+        Programs raise ``TimeoutError`` in handlers of SIGALRM. The system's errors have a number;
+        those of an object that serves as the connection may have none.
+        """
+        return not isinstance(error, OSError) or error.errno is not None or error is self.failure
+
     def recv_into(self, view: memoryview) -> int | None:
         """Read into ``view`` and return the count, 0 at the end of the connection.
 
