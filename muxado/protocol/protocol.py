@@ -140,7 +140,7 @@ class Protocol:
         if self.codec.types_in_data:
             stream.send.left -= 4
         self.next_id += 2
-        self.windows.opened()
+        self.windows.promised += self.config.window
         self.streams[stream.id] = stream
         self.pending.opening[stream] = None
         return stream
@@ -172,7 +172,7 @@ class Protocol:
         window.read += count
         if window.read >= window.due and not stream.fin_in:
             self.pending.grants[stream] = None
-            if window.pressing:
+            if 2 * window.read >= window.size:
                 self.pending.flush_now = True
 
     def prioritise(self, stream: StreamState, priority: int) -> None:
@@ -337,7 +337,7 @@ class Protocol:
         if not (stream.local or stream.accepted or stream in self.heartbeat_streams.streams):
             self.peer_streams -= 1
         self.late.credit += stream.send.most - stream.send.left
-        self.windows.closed(stream.receive)
+        self.windows.promised -= stream.receive.size
         if stream.receive.left or stream.fin_in:
             self.pending.grants.pop(stream, None)
         # otherwise the peer could not even send the DATA that is answered with a reset

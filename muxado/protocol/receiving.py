@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from muxado.config import MAX_WINDOW
 from muxado.errors import (
     EnhanceYourCalm,
     ErrorCode,
@@ -106,7 +107,7 @@ class Receiver:
             return
         stream = StreamState(stream_id, False, protocol.config.window, priority, stream_type)
         self._streams[stream_id] = stream
-        protocol.windows.opened()
+        protocol.windows.promised += protocol.config.window
         protocol.peer_streams += 1
         if codec.types_in_data:
             protocol.untyped[stream] = bytearray()  # it holds up no other stream meanwhile
@@ -310,12 +311,13 @@ class Receiver:
         if stream in protocol.heartbeat_streams.waiting:
             protocol.pending.flush_now = True
         send = stream.send
-        if not send.grant(increment):
+        if send.left + increment > MAX_WINDOW:
             self._charge(WASTED_STREAM_COST)
             text = f"the peer raised the window of stream {stream_id} over 2**31 - 1"
             failure = Failure(FlowControlError, text, ErrorCode.FLOW_CONTROL_ERROR)
             protocol.break_off(stream, failure)
             return
+        send.left += increment
         if send.left > send.most:
             # Nothing that was sent has been read: the window itself grows, which takes few frames.
             send.most = send.left

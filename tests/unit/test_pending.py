@@ -61,7 +61,7 @@ def test_an_update_is_pending_only_when_it_must_go() -> None:
     frames = Frames()
     stream = frames.stream(3)
     stream.receive.left -= 60
-    stream.receive.consume(60)
+    stream.receive.read += 60
     frames.pending.grants[stream] = None
     assert not frames.pending
     frames.pending.flush_now = True
