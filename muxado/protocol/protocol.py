@@ -106,7 +106,7 @@ class Protocol:
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the connection; ``SessionClosed`` if the peer broke a rule."""
-        self._receiver.feed(data)
+        self.codec.feed(data)
 
     @property
     def under_way(self) -> StreamState | None:

@@ -59,32 +59,8 @@ class Receiver:
         #: The stream whose DATA frame is under way, and whether that frame ends it.
         self.current: StreamState | None = None
         self._current_fin = False
-        self._first: bytearray | None = bytearray()  # of the connection, until there are 4 bytes
         self._last_peer_id = 0 if client else 1  # the first that a peer may use is higher by 2
         self._gone_above = 2**31  # streams of ours above it are lost, as the peer's GOAWAY said
-
-    def feed(self, data: memoryview) -> None:
-        """Take the next bytes of the connection."""
-        if self._first is not None:
-            self._check_first(data)
-        self._protocol.codec.feed(data)
-
-    def _check_first(self, data: memoryview) -> None:
-        """Whether the peer speaks muxado at all, judged by its first four bytes.
-
-        Most other protocols would break a rule at once, but with an error that helps nobody, and
-        some would be taken for the header of a long frame to skip.
-        """
-        assert self._first is not None
-        self._first += data[:4]
-        if len(self._first) >= 4:
-            guess = self._protocol.codec.guess(bytes(self._first[:4]))
-            self._first = None
-            if guess:
-                version = self._protocol.config.version
-                raise ProtocolError(
-                    f"this looks like {guess}, not like a peer with version={version}"
-                )
 
     # Streams that the peer opens.
 
