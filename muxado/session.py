@@ -83,7 +83,7 @@ def _stats(engine: Engine) -> SessionStats:
             frames_sent=protocol.frames_sent,
             ignored_frames=protocol.ignored_frames,
             buffered=protocol.buffered,
-            stalled=protocol.stalled,
+            stalled=sum([stream.stalled for stream in protocol.streams.values()]),
             stalls=engine.sender.stalls,
             write_wait=writing.jam_time + (0.0 if jam is None else time.monotonic() - jam[0]),
             heartbeats_sent=keepalive.questions,

@@ -40,7 +40,7 @@ from collections.abc import Callable
 from muxado import wire
 from muxado.config import Config
 from muxado.errors import ErrorCode, SessionClosed, StreamReset, StreamsExhausted
-from muxado.protocol.flow import Windows
+from muxado.protocol.flow import ReceiveWindow, SendWindow, Windows
 from muxado.protocol.heartbeats import HeartbeatStreams
 from muxado.protocol.limits import Budget, LateFrames
 from muxado.protocol.pending import Pending
@@ -136,11 +136,13 @@ class Protocol:
         return stream
 
     def _open(self, priority: int, stream_type: int) -> StreamState:
-        stream = StreamState(self.next_id, True, self.config.window, priority, stream_type)
+        size = self.config.window
+        send, receive = SendWindow(size), ReceiveWindow(size)
+        stream = StreamState(self.next_id, True, priority, stream_type, send, receive, False)
         if self.codec.types_in_data:
-            stream.send.left -= 4
+            send.left -= 4
         self.next_id += 2
-        self.windows.promised += self.config.window
+        self.windows.promised += size
         self.streams[stream.id] = stream
         self.pending.opening[stream] = None
         return stream
@@ -383,11 +385,6 @@ class Protocol:
     def buffered(self) -> int:
         """Bytes received and not read."""
         return self.windows.kept + sum([s.buffer.size for s in self.streams.values()])
-
-    @property
-    def stalled(self) -> int:
-        """How many streams have something to send and no window."""
-        return sum([s.write is not None and s.send.left <= 0 for s in self.streams.values()])
 
     @property
     def alive(self) -> int:

@@ -29,6 +29,7 @@ from muxado.errors import (
     StreamRefused,
     StreamReset,
 )
+from muxado.protocol.flow import ReceiveWindow, SendWindow
 from muxado.protocol.limits import GOAWAY_COST, USELESS_COST, WASTED_STREAM_COST
 from muxado.protocol.streams import Failure, StreamState
 
@@ -81,9 +82,11 @@ class Receiver:
             protocol.refused += 1
             self._draw_reset(stream_id, ErrorCode.STREAM_REFUSED)
             return
-        stream = StreamState(stream_id, False, protocol.config.window, priority, stream_type)
+        size = protocol.config.window
+        send, receive = SendWindow(size), ReceiveWindow(size)
+        stream = StreamState(stream_id, False, priority, stream_type, send, receive, True)
+        protocol.windows.promised += size
         self._streams[stream_id] = stream
-        protocol.windows.promised += protocol.config.window
         protocol.peer_streams += 1
         if codec.types_in_data:
             protocol.untyped[stream] = bytearray()  # it holds up no other stream meanwhile

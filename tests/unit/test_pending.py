@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from muxado import wire
 from muxado.config import Config
-from muxado.protocol.flow import Windows
+from muxado.protocol.flow import ReceiveWindow, SendWindow, Windows
 from muxado.protocol.pending import Pending
 from muxado.protocol.streams import StreamState
 from tests.helpers.pure import Event, Recorder, parse, v2
 
 WINDOW = 100
+
+
+def new_stream(stream_id: int, *, opened: bool, priority: int = 0) -> StreamState:
+    send, receive = SendWindow(WINDOW), ReceiveWindow(WINDOW)
+    return StreamState(stream_id, True, priority, 0, send, receive, opened)
 
 
 class Frames:
@@ -21,8 +26,7 @@ class Frames:
         self.pending = Pending(self.codec, self.windows, lambda: 0.0)
 
     def stream(self, stream_id: int, *, opened: bool = True) -> StreamState:
-        stream = StreamState(stream_id, True, WINDOW, priority=0, stream_type=0)
-        stream.opened = opened
+        stream = new_stream(stream_id, opened=opened)
         if not opened:
             self.pending.opening[stream] = None
         return stream
@@ -128,7 +132,7 @@ def test_on_version_1_a_syn_ends_before_the_header_of_its_data() -> None:
     codec = wire.codec(config, Recorder())
     windows = Windows(WINDOW, WINDOW, WINDOW)
     pending = Pending(codec, windows, lambda: 0.0)
-    stream = StreamState(3, True, WINDOW, priority=7, stream_type=0)
+    stream = new_stream(3, opened=False, priority=7)
     pending.opening[stream] = None
     assert len(pending.syn(stream, 5)) == 12 + 8
     assert (stream.syn_end, pending.framed, pending.frames_sent) == (12, 25, 2)
