@@ -147,7 +147,7 @@ class StreamState:
     syn_end: int = 0
     #: What was received and is not read yet.
     buffer: ReceiveBuffer = dataclasses.field(default_factory=ReceiveBuffer)
-    #: It is one of the application's streams that may still send; see ``Schedule.rank``.
+    #: It is one of the application's streams that may still send; see ``Protocol.rank``.
     ranked: bool = False
     #: The peer has sent FIN, and everything before it has arrived.
     fin_in: bool = False
