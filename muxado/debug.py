@@ -156,7 +156,7 @@ def _parts(engine: Engine) -> Iterable[str]:
     yield _reading(engine, streams)
     yield _writing(engine, now)
     yield _waiting(engine, streams)
-    if stalled := [s for s in streams if s.write is not None and s.send.left <= 0]:
+    if stalled := [s for s in streams if s.stalled]:
         yield f"the peer grants no window to {_ids(stalled)}"
     if silent := [s for s in streams if s.local and s.opened and not s.answered]:
         yield f"the peer has not answered {_ids(silent)}"

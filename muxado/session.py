@@ -71,7 +71,8 @@ def _stats(engine: Engine) -> SessionStats:
     protocol, jam = core.protocol, writing.jam
     return core.look(
         lambda: SessionStats(
-            streams=protocol.in_use,
+            # Those closed after the end of the session are still in the table.
+            streams=protocol.alive - sum([stream.closed for stream in protocol.streams.values()]),
             backlog=len(protocol.backlog),
             opened=protocol.opened,
             accepted=protocol.accepted,
@@ -80,10 +81,10 @@ def _stats(engine: Engine) -> SessionStats:
             bytes_received=reading.received,
             bytes_sent=writing.sent,
             frames_received=protocol.codec.frames,
-            frames_sent=protocol.frames_sent,
+            frames_sent=protocol.pending.frames_sent,
             ignored_frames=protocol.ignored_frames,
             buffered=protocol.buffered,
-            stalled=protocol.stalled,
+            stalled=sum([stream.stalled for stream in protocol.streams.values()]),
             stalls=engine.sender.stalls,
             write_wait=writing.jam_time + (0.0 if jam is None else time.monotonic() - jam[0]),
             heartbeats_sent=keepalive.questions,

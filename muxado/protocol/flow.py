@@ -9,11 +9,9 @@ theirs grow (ngrok's agent in Rust stops after 262144 bytes, whatever it has bee
 **How a receive window grows.** A sender with a window of ``size`` sends no more than ``size`` bytes
 in a round trip. So when three times what the application reads in a round trip is more than the
 window, the window grows to that. The factor is three because updates come at half a window, so
-that the sender always has a round trip's worth left. A round trip counts as no less than a thread
-needs to wake up, in full for the only stream of a session and less among others. Where the window
-was the limit this doubles it each round trip; where something else is, it stops by itself. (TCP
-does the same: Fisk and Feng, "Dynamic Right-Sizing in TCP".) Reading counts, not arriving, so a
-slow reader keeps a small window.
+that the sender always has a round trip's worth left. Where the window was the limit this doubles
+it each round trip; where something else is, it stops by itself. (TCP does the same: Fisk and Feng,
+"Dynamic Right-Sizing in TCP".) Reading counts, not arriving, so a slow reader keeps a small window.
 
 **Among many streams** each has its turn now and then, and sends in it what its window allows. A
 turn costs both ends a thread's waking, so short windows make many streams slow. A window that was
@@ -33,16 +31,14 @@ for streams that were reset, would exceed the session's budget, and windows shri
 
 from __future__ import annotations
 
-from muxado.config import MAX_WINDOW
-
 __all__ = ["MAX_TURN", "ReceiveWindow", "SendWindow", "Windows"]
 
 #: Seconds that reading is watched at least: on a short link it comes in bursts.
 _BURST = 0.005
 #: Seconds after which a window that was never needed in them is halved.
 _SETTLE = 1.0
-#: Seconds that a round trip takes at least, when nobody can tell who is awake: of a stream that is
-#: alone; and of one among others, whose bytes wait for all that they have under way.
+#: Seconds that a round trip counts as at least, since a thread must wake up: for the only stream of
+#: a session, and for one among others.
 _AWAKENING = 0.001
 _AWAKENING_BESIDE = 0.0002
 #: Bytes that a stream sends at most before it is another's turn, however fast the connection is.
@@ -66,13 +62,6 @@ class SendWindow:
         #: The most that it ever was.
         self.most = size
 
-    def grant(self, increment: int) -> bool:
-        """The peer adds ``increment`` bytes; false if that is more than a correct peer grants."""
-        if self.left + increment > MAX_WINDOW:
-            return False
-        self.left += increment
-        return True
-
 
 class ReceiveWindow:
     """What we let the peer send on one stream.
@@ -81,18 +70,18 @@ class ReceiveWindow:
     """
 
     __slots__ = (
-        "_asked",
         "_need",
         "_quiet",
         "_read",
         "_since",
-        "_told",
-        "_used_up",
+        "asked",
         "due",
         "left",
         "mark",
         "read",
         "size",
+        "told",
+        "used_up",
     )
 
     def __init__(self, size: int) -> None:
@@ -105,30 +94,19 @@ class ReceiveWindow:
         #: Bytes the application has read that the peer does not know of yet. Below 0 after the
         #: window has shrunk: so many more will be read before anything is granted.
         self.read = 0
-        #: With less than this left, :meth:`reached` is to be told: the window is used up, or bytes
-        #: have come that the peer could send only after it had the update of the time ``_asked``.
+        #: With less than this left, ``Windows.reached`` is to be called: the window is used up,
+        #: or bytes have come that the peer could not send before it had a certain update.
         self.mark = 1
-        self._asked = -1.0  # below 0 while no round trip is being measured
-        self._used_up = -1.0  # when the window was used up last
+        #: When that update was sent; below 0 while no round trip is being measured.
+        self.asked = -1.0
+        #: When the window was used up last; below 0 if it never was.
+        self.used_up = -1.0
         self._since = -1.0  # when the application began to read `_read` bytes; before the first, -1
         # Not before the first update:
-        self._told: int  # `read`, as the last update left it
+        self.told: int  # `read`, as the last update left it
         self._read: int
         self._need: float  # the largest window that was needed since the time `_quiet`
         self._quiet: float
-
-    def consume(self, count: int) -> bool:
-        """The application has read ``count`` bytes; true when an update is due.
-
-        It may wait while more comes from the peer, unless it is :attr:`pressing`.
-        """
-        self.read += count
-        return self.read >= self.due
-
-    @property
-    def pressing(self) -> bool:
-        """The update that is due must not wait."""
-        return 2 * self.read >= self.size
 
     def grant(self) -> int:
         """The increment to tell the peer now, 0 for none; it counts as told."""
@@ -142,30 +120,22 @@ class ReceiveWindow:
     def needed(self, now: float, trip: float) -> float | None:
         """The window that the application's reading asks for, ``None`` before that is known.
 
-        To be asked when an update is due. ``trip`` is the round trip in seconds.
+        To be called when an update is due. ``trip`` is the round trip in seconds.
         """
         need = None
         if self._since < 0:
             self._need, self._quiet = 0.0, now
+            self._since, self._read = now, 0
         else:
-            self._read += self.read - self._told
+            self._read += self.read - self.told
             took = now - self._since
-            if took < max(trip, _BURST):
-                return None
-            need = 3 * self._read * trip / took
-            self._need = need if took >= _SETTLE else max(need, self._need)
-        self._since, self._read = now, 0
+            if took >= max(trip, _BURST):
+                need = 3 * self._read * trip / took
+                self._need = need if took >= _SETTLE else max(need, self._need)
+                self._since, self._read = now, 0
+        if not self.left and 0 < now - self.used_up <= _AT_ONCE:  # the window ended its turn
+            need = self._need = max(self._need, min(_STEP * self.size, max(self.size, _TURNS)))
         return need
-
-    def cut_short(self, now: float) -> float | None:
-        """The window that a sender asks for whose turn it has ended; ``None`` where it has not.
-
-        To be called after :meth:`needed`.
-        """
-        if self.left or not 0 < now - self._used_up <= _AT_ONCE:
-            return None
-        self._need = max(self._need, min(_STEP * self.size, max(self.size, _TURNS)))
-        return self._need
 
     def unneeded(self, now: float) -> bool:
         """Whether a window half as large would have done, and doubly so, for a while."""
@@ -173,27 +143,6 @@ class ReceiveWindow:
             return False
         need, self._need, self._quiet = self._need, 0.0, now
         return need * 4 <= self.size
-
-    def resize(self, size: int, start: int) -> None:
-        """Be ``size`` large from the next grant on, which was ``start`` at first."""
-        self.read += size - self.size
-        self.size = size
-        self.due = min((size + 1) // 2, -(-3 * start // 4))
-
-    def told(self, increment: int, now: float) -> None:
-        """An update of ``increment`` bytes goes to the peer: measure how long it takes."""
-        self._told = self.read
-        if self._asked >= 0:
-            self.mark += increment
-        elif increment:
-            self.mark, self._asked = increment, now
-
-    def reached(self, now: float) -> float | None:
-        """Less than ``mark`` is left: the seconds since the update that is answered, if one is."""
-        if not self.left:
-            self._used_up = now
-        asked, self._asked, self.mark = self._asked, -1.0, 1
-        return None if asked < 0 else now - asked
 
 
 class Windows:
@@ -205,26 +154,20 @@ class Windows:
         self._start = start
         self._most = most
         self._budget = budget
-        #: The sum of the sizes of all windows.
+        #: The sum of the sizes of all windows. Whoever makes or drops one adds or subtracts it.
         self.promised = 0
         #: Bytes that streams hold which are over, and which the application may still read.
         self.kept = 0
         #: The shortest round trip seen, in seconds; ``None`` before the first.
         self.trip: float | None = None
 
-    def opened(self) -> None:
-        """A stream is there, its window of the size that the peer assumes."""
-        self.promised += self._start
-
-    def closed(self, window: ReceiveWindow) -> None:
-        """A stream is gone."""
-        self.promised -= window.size
-
     def reached(self, window: ReceiveWindow, now: float) -> None:
         """Bytes have come that leave less than the window's ``mark``."""
-        trip = window.reached(now)
-        if trip is not None:
-            self.saw(trip)
+        if not window.left:
+            window.used_up = now
+        if window.asked >= 0:
+            self.saw(now - window.asked)
+        window.asked, window.mark = -1.0, 1
 
     def saw(self, trip: float) -> None:
         """Something took ``trip`` seconds that takes a round trip or longer."""
@@ -237,23 +180,32 @@ class Windows:
         ``alone``: of a session's only stream.
         """
         if self._most > self._start:
-            least = _AWAKENING if alone else _AWAKENING_BESIDE
-            need = window.needed(now, max(self.trip or 0.0, least))
-            need = window.cut_short(now) or need
-            size = window.size
-            room = self._budget - self.promised - self.kept
-            if need is not None and need > size and room > 0:
-                self._resize(window, min(int(need), self._most, size + room))
-            elif size > self._start and (room < 0 or (need is not None and window.unneeded(now))):
-                # No more than the peer has certainly had beyond the start: one whose own window
-                # never grows has lost the rest, and would miss for ever what is withheld.
-                spare = size - window.left - self._start
-                if spare > 0:
-                    self._resize(window, max(size // 2, self._start, size - spare))
+            self._tune(window, now, _AWAKENING if alone else _AWAKENING_BESIDE)
         increment = window.grant()
-        window.told(increment, now)
+        window.told = window.read
+        if window.asked >= 0:
+            window.mark += increment
+        elif increment:
+            window.mark, window.asked = increment, now
         return increment
 
+    def _tune(self, window: ReceiveWindow, now: float, least: float) -> None:
+        """Let ``window`` grow or shrink. A round trip counts as no less than ``least``."""
+        need = window.needed(now, max(self.trip or 0.0, least))
+        size = window.size
+        room = self._budget - self.promised - self.kept
+        if need is not None and need > size and room > 0:
+            self._resize(window, min(int(need), self._most, size + room))
+        elif size > self._start and (room < 0 or (need is not None and window.unneeded(now))):
+            # No more than the peer has certainly had beyond the start: one whose own window
+            # never grows has lost the rest, and would miss for ever what is withheld.
+            spare = size - window.left - self._start
+            if spare > 0:
+                self._resize(window, max(size // 2, self._start, size - spare))
+
     def _resize(self, window: ReceiveWindow, size: int) -> None:
+        """Let ``window`` be ``size`` large from the next grant on."""
         self.promised += size - window.size
-        window.resize(size, self._start)
+        window.read += size - window.size
+        window.size = size
+        window.due = min((size + 1) // 2, -(-3 * self._start // 4))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from muxado.errors import EnhanceYourCalm
 from muxado.protocol.streams import StreamState
 
-__all__ = ["HeartbeatStreams"]
+__all__ = ["MAX_HEARTBEAT_STREAMS", "HeartbeatStreams"]
 
 #: How many a peer may have open. It needs one.
-_MAX_STREAMS = 16
+MAX_HEARTBEAT_STREAMS = 16
 
 #: Bytes that wait to be echoed on one of them.
 _MAX_WAITING = 4096
@@ -34,16 +34,6 @@ class HeartbeatStreams:
         self.own: StreamState | None = None
         self._question = bytes(_BEAT)  # what the peer should echo on it
 
-    @property
-    def full(self) -> bool:
-        """Whether the peer may not open another one."""
-        return len(self.streams) >= _MAX_STREAMS
-
-    def discard(self, stream: StreamState) -> None:
-        """``stream`` is over."""
-        self.streams.pop(stream, None)
-        self.waiting.pop(stream, None)
-
     def ask(self, stream: StreamState) -> None:
         """Have the next question sent on ``stream``; one that still waits is replaced."""
         number = int.from_bytes(self._question, "big") + 1
@@ -64,13 +54,6 @@ class HeartbeatStreams:
             if len(data) > _MAX_WAITING:
                 raise EnhanceYourCalm("the peer sends heartbeats and reads no answer")
         return False
-
-    def take(self, *, overtaking: bool) -> list[tuple[StreamState, bytes]]:
-        """Remove and return what is :meth:`due`, which is to be sent now."""
-        due = self.due(overtaking=overtaking)
-        for stream, _ in due:
-            del self.waiting[stream]
-        return due
 
     def due(self, *, overtaking: bool) -> list[tuple[StreamState, bytes]]:
         """What is to be sent and fits the window of its stream.

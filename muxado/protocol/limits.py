@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from muxado.errors import EnhanceYourCalm
+
 __all__ = ["GOAWAY_COST", "USELESS_COST", "WASTED_STREAM_COST", "Budget", "LateFrames"]
 
 # DATA with bytes, SYN, FIN and updates of a window that was used are free.
@@ -31,14 +33,13 @@ class Budget:
         #: When all that was charged is paid off; up to a second ahead.
         self._empty_at = clock()
 
-    def charge(self, cost: int) -> bool:
-        """Take ``cost``; false when there is not as much left."""
+    def charge(self, cost: int) -> None:
+        """Take ``cost``; ``EnhanceYourCalm`` when there is not as much left."""
         now = self._clock()
         paid_off = max(self._empty_at, now) + cost / self.size
         if paid_off > now + 1 + 1e-6:  # the tolerance covers the rounding of sums of fractions
-            return False
+            raise EnhanceYourCalm(f"the peer sends more than {self.size} useless frames a second")
         self._empty_at = paid_off
-        return True
 
     @property
     def left(self) -> int:
@@ -61,20 +62,3 @@ class LateFrames:
         self.ends = 0
         #: Resets received for streams that are gone: at most one answers each frame sent.
         self.resets = 0
-
-    def end(self) -> bool:
-        """Count a FIN for a stream that is gone; false if none can have sent it."""
-        expected = self.ends > 0
-        self.ends -= expected
-        return expected
-
-    def update(self, increment: int) -> bool:
-        """Count a window update for such a stream; false if it gives back too much."""
-        expected = increment <= self.credit
-        self.credit -= increment * expected
-        return expected
-
-    def reset(self, frames_sent: int) -> bool:
-        """Count a reset for such a stream; false if there were more than frames sent."""
-        self.resets += 1
-        return self.resets <= frames_sent

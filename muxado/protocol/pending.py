@@ -18,9 +18,6 @@ __all__ = ["Pending"]
 class Pending:
     """What is to be sent except DATA with bytes, and the count of all that was sent."""
 
-    # Each frame that is sent asks for some of these, which are found faster in slots.
-    __slots__ = ("__dict__", "ending", "flush_now", "framed", "frames_sent", "grants", "opening")
-
     def __init__(self, codec: Codec, windows: Windows, clock: Callable[[], float]) -> None:
         self._codec, self._windows, self._clock = codec, windows, clock
         #: Streams whose SYN is not sent yet, in the order of their ids.
@@ -59,19 +56,6 @@ class Pending:
         self.resets.setdefault(stream_id, code)
         self.flush_now = True
 
-    def discard(self, stream: StreamState) -> None:
-        """``stream`` has failed: nothing that was to be sent for it makes sense any more."""
-        self.opening.pop(stream, None)
-        self.ending.pop(stream, None)
-        self.grants.pop(stream, None)
-
-    def abandon_opening(self) -> None:
-        """The session ends: the peer is not told any more of streams that it does not know."""
-        self.syn_due = False
-        for stream in self.opening:
-            self.ending.pop(stream, None)
-        self.opening.clear()
-
     def abandon(self) -> None:
         """Nothing of all this is to be sent, since it may be half changed."""
         self.opening = collections.OrderedDict()
@@ -86,36 +70,22 @@ class Pending:
         GOAWAY would not tell which streams the peer has seen.
         """
         frames = b""
-        if next(iter(self.opening)) is not stream:
-            for earlier in [other for other in self.opening if other.id < stream.id]:
-                frames += self._syn(earlier, 0)
-        return frames + self._syn(stream, length)
-
-    def _syn(self, stream: StreamState, length: int) -> bytes:
-        codec = self._codec
+        while (earlier := next(iter(self.opening))) is not stream:
+            frames += self.syn(earlier, 0)
         del self.opening[stream]
         stream.opened = True
+        codec = self._codec
         header = codec.syn(stream.id, length, stream.priority, stream.stream_type)
         stream.syn_end = self.framed + len(header)
+        self.frames_sent += 1
         if length and not codec.syn_is_data:  # then the header of a DATA frame follows the SYN
             stream.syn_end -= 8
             self.frames_sent += 1
-        self.frames_sent += 1
         self.framed += len(header) + length
         if not length and stream in self.ending:
             del self.ending[stream]
-            header += self._count(codec.data(stream.id, 0, True))
-        return header
-
-    def _count(self, frame: bytes) -> bytes:
-        self.frames_sent += 1
-        self.framed += len(frame)
-        return frame
-
-    def take_probe(self) -> bytes:
-        """The heartbeat's probe if it is pending, which counts as sent."""
-        probe, self.probe = self.probe, b""
-        return self._count(probe) if probe else b""
+            header += self.counted([codec.data(stream.id, 0, True)])
+        return frames + header
 
     def take(self, *, opening: bool, alone: bool) -> bytes:
         """All frames, which count as sent.
@@ -123,8 +93,11 @@ class Pending:
         ``opening`` adds the SYN of streams that have sent nothing yet; without it they wait for
         their first bytes unless :attr:`syn_due`. ``alone``: the session has one stream at most.
         """
-        codec, count = self._codec, self._count
-        frames = bytearray(self.take_probe())
+        codec = self._codec
+        syns = []
+        while self.opening and (opening or self.syn_due):
+            syns.append(self.syn(next(iter(self.opening)), 0))
+        frames = [self.probe] if self.probe else []
         now = self._clock() if self.grants else 0.0
         for stream in self.grants:
             if stream.closed:  # its window is no longer one of those that may grow
@@ -132,22 +105,27 @@ class Pending:
             else:
                 increment = self._windows.update(stream.receive, now, alone=alone)
             if increment:
-                frames += count(codec.window(stream.id, increment))
-        self.grants.clear()
-        while self.opening and (opening or self.syn_due):
-            frames += self.syn(next(iter(self.opening)), 0)
+                frames.append(codec.window(stream.id, increment))
         for stream in list(self.ending):
             if not stream.opened:
-                frames += self.syn(stream, 0)  # which takes the FIN along
-        for stream in self.ending:
-            frames += count(codec.data(stream.id, 0, True))
-        self.ending.clear()
+                syns.append(self.syn(stream, 0))  # which takes the FIN along
+            elif stream in self.ending:  # and not taken along by a later stream's SYN
+                frames.append(codec.data(stream.id, 0, True))
         for stream_id, code in self.resets.items():  # after the FIN of a stream closed just now
-            frames += count(codec.rst(stream_id, code))
-        self.resets.clear()
+            frames.append(codec.rst(stream_id, code))
         if self.goaway:
-            frames += count(self.goaway)
-        self.goaway = b""
+            frames.append(self.goaway)
+        self.grants.clear()
+        self.ending.clear()
+        self.resets.clear()
+        self.goaway = self.probe = b""
         self.flush_now = self.syn_due = False
         self.drawn = 0
-        return bytes(frames)
+        return b"".join([*syns, self.counted(frames)])
+
+    def counted(self, frames: list[bytes]) -> bytes:
+        """``frames`` joined, which count as sent."""
+        joined = b"".join(frames)
+        self.frames_sent += len(frames)
+        self.framed += len(joined)
+        return joined

@@ -39,8 +39,8 @@ from collections.abc import Callable
 
 from muxado import wire
 from muxado.config import Config
-from muxado.errors import ErrorCode, SessionClosed, StreamReset, StreamsExhausted
-from muxado.protocol.flow import Windows
+from muxado.errors import Error, ErrorCode, SessionClosed, StreamReset, StreamsExhausted
+from muxado.protocol.flow import ReceiveWindow, SendWindow, Windows
 from muxado.protocol.heartbeats import HeartbeatStreams
 from muxado.protocol.limits import Budget, LateFrames
 from muxado.protocol.pending import Pending
@@ -60,15 +60,12 @@ _LAST_ID = 0x7FFFFFFD
 class Protocol:
     """All streams of a session, and what is to be sent for them; ``clock`` gives seconds."""
 
-    # Each frame asks for some of these, which are found faster in slots.
-    __slots__ = ("__dict__", "changed", "codec", "contended", "pending", "schedule", "streams")
-
     def __init__(self, config: Config, *, client: bool, clock: Callable[[], float]) -> None:
         self.config = config
         #: The streams by id; see above.
         self.streams: dict[int, StreamState] = {}
         #: Streams that waiting callers or pollers must look at again; the engine empties it.
-        self.changed: list[StreamState] = []
+        self.changed: dict[StreamState, None] = {}
         self._receiver = Receiver(self, clock, client=client)
         self.codec = wire.codec(config, self._receiver)
         self.windows = Windows(config.window, config.max_window, config.max_buffered)
@@ -89,12 +86,12 @@ class Protocol:
         #: The highest id of the peer's that the application has accepted.
         self.last_accepted = 0
         self.heartbeat_streams = HeartbeatStreams()
-        #: The peer has answered a heartbeat since the engine last looked.
-        self.beat_answered = False
+        self.beat_answered = False  #: The peer has answered one since the engine last looked.
         #: Streams that have bytes to send and window to send them in.
         self.schedule: Schedule[StreamState] = Schedule()
         #: Streams of different priority may send, so little should be handed over early.
         self.contended = False
+        self._ranks: dict[int, int] = {}  # how many streams may send, by priority
         #: This side takes no new stream.
         self.going_away = False
         #: What the peer's GOAWAY said, if one came: last stream id, code, debug bytes.
@@ -106,7 +103,7 @@ class Protocol:
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the connection; ``SessionClosed`` if the peer broke a rule."""
-        self._receiver.feed(data)
+        self.codec.feed(data)
 
     @property
     def under_way(self) -> StreamState | None:
@@ -116,7 +113,13 @@ class Protocol:
 
     def read_directly(self, stream: StreamState, count: int) -> bool:
         """A reader took ``count`` bytes of that frame; false if nobody wants them any more."""
-        return self._receiver.read_directly(stream, count)
+        last = self.codec.passed(count)
+        if self._receiver.current is not stream:
+            return False
+        wanted = not stream.read_shut
+        self.consumed(stream, count)
+        self._receiver.on_more(memoryview(b""), last)
+        return wanted
 
     # What the application does.
 
@@ -130,17 +133,20 @@ class Protocol:
             raise StreamsExhausted("every stream id of this session is used up", retryable=True)
         stream = self._open(priority, stream_type)
         self.opened += 1
-        self.rank(stream)
+        stream.ranked = True
+        self.rank(priority, 1)
         if fin:
             self.end(stream, flush_now=False)
         return stream
 
     def _open(self, priority: int, stream_type: int) -> StreamState:
-        stream = StreamState(self.next_id, True, self.config.window, priority, stream_type)
+        size = self.config.window
+        send, receive = SendWindow(size), ReceiveWindow(size)
+        stream = StreamState(self.next_id, True, priority, stream_type, send, receive, False)
         if self.codec.types_in_data:
-            stream.send.left -= 4
+            send.left -= 4
         self.next_id += 2
-        self.windows.opened()
+        self.windows.promised += size
         self.streams[stream.id] = stream
         self.pending.opening[stream] = None
         return stream
@@ -172,16 +178,15 @@ class Protocol:
         window.read += count
         if window.read >= window.due and not stream.fin_in:
             self.pending.grants[stream] = None
-            if window.pressing:
+            if 2 * window.read >= window.size:
                 self.pending.flush_now = True
 
     def prioritise(self, stream: StreamState, priority: int) -> None:
         """Change the priority of ``stream``."""
-        ranked = stream.ranked
-        self._unrank(stream)
+        if stream.ranked:
+            self.rank(stream.priority, -1)
+            self.rank(priority, 1)
         stream.priority = priority
-        if ranked:
-            self.rank(stream)
         if stream in self.schedule:
             self.schedule.add(stream, priority)
 
@@ -210,8 +215,7 @@ class Protocol:
             self.windows.kept -= stream.buffer.size
             stream.buffer.clear()
         elif stream.buffer.size or stream is self._receiver.current:
-            text = "closed with bytes unread"
-            self.break_off(stream, Failure(StreamReset, text, ErrorCode.STREAM_CANCELLED))
+            self.break_off(stream, "closed with bytes unread", ErrorCode.STREAM_CANCELLED)
         else:
             self.end(stream, flush_now=stream.wrote)
             if not stream.fin_in:
@@ -225,17 +229,14 @@ class Protocol:
 
     def reset(self, stream: StreamState, code: int) -> None:
         """End both directions at once, drop what was received, and tell the peer."""
-        if stream.failure is not None or stream.closed:
-            return
-        text = f"this side reset the stream: {ErrorCode.of(code).name}"
-        unseen = stream.local and not stream.opened
-        self.break_off(stream, Failure(StreamReset, text, code, retryable=unseen))
+        if stream.failure is None and not stream.closed:
+            text = f"this side reset the stream: {ErrorCode.of(code).name}"
+            self.break_off(stream, text, code)
 
     def refuse_backlog(self) -> None:
         """Reset what the application never accepted, so that its opener may try elsewhere."""
         for stream in [*self.backlog.values(), *self.untyped]:
-            self.drop_unaccepted(stream, ErrorCode.STREAM_REFUSED)
-            self.pending.reset(stream.id, ErrorCode.STREAM_REFUSED)
+            self.refuse(stream, ErrorCode.STREAM_REFUSED)
 
     def go_away(self, code: int, debug: bytes, *, final: bool) -> None:
         """Have GOAWAY sent; new streams of the peer are refused from here on."""
@@ -261,8 +262,10 @@ class Protocol:
 
     def control_frames(self, opening: bool) -> bytes:
         """All frames to send but the application's DATA; ``opening``: see ``Pending.take``."""
-        echoes = self._echoes(overtaking=False)
-        return echoes + self.pending.take(opening=opening, alone=self.alive <= 1)
+        heartbeats = self.heartbeat_streams
+        echoes = self.heartbeats(overtaking=False) if heartbeats.waiting else b""
+        alone = len(self.streams) - len(heartbeats.streams) <= 1
+        return echoes + self.pending.take(opening=opening, alone=alone)
 
     def beat(self) -> bool:
         """Have a question sent that any living peer answers; false if it would not answer one.
@@ -288,28 +291,32 @@ class Protocol:
     @property
     def heartbeat_due(self) -> bool:
         """Whether :meth:`heartbeats` has anything to send."""
-        return bool(self.pending.probe) or bool(self.heartbeat_streams.due(overtaking=True))
+        heartbeats = self.heartbeat_streams
+        return bool(self.pending.probe or (heartbeats.waiting and heartbeats.due(overtaking=True)))
 
-    def heartbeats(self) -> bytes:
-        """The heartbeats to send that may overtake frames made earlier.
+    def heartbeats(self, *, overtaking: bool = True) -> bytes:
+        """The heartbeats to send; with ``overtaking`` those that may go before frames made earlier.
 
         No other frame may: FIN and RST follow their stream's data, a SYN those of lower ids.
         """
-        return self._echoes(overtaking=True) + self.pending.take_probe()
-
-    def _echoes(self, *, overtaking: bool) -> bytes:
-        due = self.heartbeat_streams.take(overtaking=overtaking)
-        return b"".join([self.data_header(stream, len(data)) + data for stream, data in due])
+        probe, self.pending.probe = self.pending.probe, b""
+        frames = self.pending.counted([probe]) if probe else b""
+        for stream, data in self.heartbeat_streams.due(overtaking=overtaking):
+            del self.heartbeat_streams.waiting[stream]
+            frames += self.data_header(stream, len(data)) + data
+        return frames
 
     # The end of a stream, and of the session; also for the receiver.
 
-    def break_off(self, stream: StreamState, failure: Failure) -> None:
+    def break_off(
+        self, stream: StreamState, text: str, code: int, kind: type[Error] = StreamReset
+    ) -> None:
         """Fail ``stream`` and tell the peer, unless the peer never heard of it."""
         self.broken_off += 1
         if stream.opened:
-            self.pending.reset(stream.id, failure.code)
+            self.pending.reset(stream.id, code)
             self.late.ends += not stream.fin_in
-        self.fail(stream, failure)
+        self.fail(stream, Failure(kind, text, code, retryable=not stream.opened))
 
     def fail(self, stream: StreamState, failure: Failure, *, keep: bool = False) -> None:
         """``stream`` is over; with ``keep``, what was received stays readable."""
@@ -319,14 +326,16 @@ class Protocol:
         else:
             stream.buffer.clear()
         self._stop_sending(stream)
-        self.pending.discard(stream)
+        for kind in (self.pending.opening, self.pending.ending, self.pending.grants):
+            kind.pop(stream, None)
         self.forget(stream)
         if stream.readers or stream.writers or stream.poller is not None:
-            self.changed.append(stream)
+            self.changed[stream] = None
 
-    def drop_unaccepted(self, stream: StreamState, code: int) -> None:
-        """The application never gets ``stream``, which is to be reset."""
+    def refuse(self, stream: StreamState, code: int) -> None:
+        """Reset ``stream``, which the application has not accepted."""
         self.refused += 1
+        self.pending.reset(stream.id, code)
         self.fail(stream, Failure(SessionClosed, "never accepted", code))
 
     def forget(self, stream: StreamState) -> None:
@@ -334,14 +343,15 @@ class Protocol:
         if self.streams.get(stream.id) is not stream:
             return
         del self.streams[stream.id]
-        if not (stream.local or stream.accepted or stream in self.heartbeat_streams.streams):
+        if self.heartbeat_streams.streams.pop(stream, None) is not None:
+            self.heartbeat_streams.waiting.pop(stream, None)
+        elif not (stream.local or stream.accepted):
             self.peer_streams -= 1
         self.late.credit += stream.send.most - stream.send.left
-        self.windows.closed(stream.receive)
+        self.windows.promised -= stream.receive.size
         if stream.receive.left or stream.fin_in:
             self.pending.grants.pop(stream, None)
         # otherwise the peer could not even send the DATA that is answered with a reset
-        self.heartbeat_streams.discard(stream)
         self.untyped.pop(stream, None)
         if self._receiver.current is stream:
             self._receiver.current = None
@@ -349,22 +359,27 @@ class Protocol:
             self.arrived = True  # whoever polls for it must look again
 
     def _stop_sending(self, stream: StreamState) -> None:
-        self._unrank(stream)
-        self.schedule.discard(stream)
-        stream.write = None
-
-    def rank(self, stream: StreamState) -> None:
-        stream.ranked = True
-        self.contended = self.schedule.rank(stream.priority)
-
-    def _unrank(self, stream: StreamState) -> None:
         if stream.ranked:
             stream.ranked = False
-            self.contended = self.schedule.unrank(stream.priority)
+            self.rank(stream.priority, -1)
+        if stream in self.schedule.waiting:
+            self.schedule.discard(stream)
+        stream.write = None
+
+    def rank(self, priority: int, change: int) -> None:
+        """One stream more (``change`` is 1) or less (-1) of ``priority`` may send."""
+        ranks = self._ranks
+        ranks[priority] = ranks.get(priority, 0) + change
+        if not ranks[priority]:
+            del ranks[priority]
+        self.contended = len(ranks) > 1
 
     def abandon_opening(self) -> None:
-        """The session ends: see ``Pending.abandon_opening``."""
-        self.pending.abandon_opening()
+        """The session ends: the peer is not told any more of streams that it does not know."""
+        self.pending.syn_due = False
+        for stream in self.pending.opening:
+            self.pending.ending.pop(stream, None)
+        self.pending.opening.clear()
 
     def unseen(self, stream: StreamState, sent: int | None) -> bool:
         """Whether the peer cannot have seen ``stream`` if it got ``sent`` bytes (None: unknown)."""
@@ -375,26 +390,11 @@ class Protocol:
     # What there is.
 
     @property
-    def frames_sent(self) -> int:
-        """Frames made since the start."""
-        return self.pending.frames_sent
-
-    @property
     def buffered(self) -> int:
         """Bytes received and not read."""
         return self.windows.kept + sum([s.buffer.size for s in self.streams.values()])
 
     @property
-    def stalled(self) -> int:
-        """How many streams have something to send and no window."""
-        return sum([s.write is not None and s.send.left <= 0 for s in self.streams.values()])
-
-    @property
     def alive(self) -> int:
         """How many streams are the application's, or on their way to it."""
         return len(self.streams) - len(self.heartbeat_streams.streams)
-
-    @property
-    def in_use(self) -> int:
-        """The same, but for those that were closed after the end of the session."""
-        return self.alive - sum([stream.closed for stream in self.streams.values()])

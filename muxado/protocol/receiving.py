@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from muxado.config import MAX_WINDOW
 from muxado.errors import (
     EnhanceYourCalm,
     ErrorCode,
@@ -28,6 +29,8 @@ from muxado.errors import (
     StreamRefused,
     StreamReset,
 )
+from muxado.protocol.flow import ReceiveWindow, SendWindow
+from muxado.protocol.heartbeats import MAX_HEARTBEAT_STREAMS
 from muxado.protocol.limits import GOAWAY_COST, USELESS_COST, WASTED_STREAM_COST
 from muxado.protocol.streams import Failure, StreamState
 
@@ -36,18 +39,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Receiver"]
 
-_NOTHING = memoryview(b"")
-
 #: How many resets that the peer has provoked, and FINs of streams that it opened, may wait to be
 #: sent. With more the session ends with ENHANCE_YOUR_CALM.
 _MAX_DRAWN = 20_000
+_TOO_MANY_DRAWN = f"the peer provokes {_MAX_DRAWN} frames and reads none"
 
 
 class Receiver:
     """The codec's ``Handler``: it applies the peer's frames to the state in a ``Protocol``."""
-
-    # Each frame asks for these, which are found faster in slots.
-    __slots__ = ("__dict__", "_changed", "_protocol", "_streams", "current")
 
     def __init__(self, protocol: Protocol, clock: Callable[[], float], *, client: bool) -> None:
         self._protocol = protocol
@@ -58,38 +57,14 @@ class Receiver:
         #: The stream whose DATA frame is under way, and whether that frame ends it.
         self.current: StreamState | None = None
         self._current_fin = False
-        self._first: bytearray | None = bytearray()  # of the connection, until there are 4 bytes
         self._last_peer_id = 0 if client else 1  # the first that a peer may use is higher by 2
         self._gone_above = 2**31  # streams of ours above it are lost, as the peer's GOAWAY said
-
-    def feed(self, data: memoryview) -> None:
-        """Take the next bytes of the connection."""
-        if self._first is not None:
-            self._check_first(data)
-        self._protocol.codec.feed(data)
-
-    def _check_first(self, data: memoryview) -> None:
-        """Whether the peer speaks muxado at all, judged by its first four bytes.
-
-        Most other protocols would break a rule at once, but with an error that helps nobody, and
-        some would be taken for the header of a long frame to skip.
-        """
-        assert self._first is not None
-        self._first += data[:4]
-        if len(self._first) >= 4:
-            guess = self._protocol.codec.guess(bytes(self._first[:4]))
-            self._first = None
-            if guess:
-                version = self._protocol.config.version
-                raise ProtocolError(
-                    f"this looks like {guess}, not like a peer with version={version}"
-                )
 
     # Streams that the peer opens.
 
     def on_syn(self, stream_id: int, priority: int, stream_type: int) -> None:
         protocol, codec = self._protocol, self._protocol.codec
-        if not stream_id or self._is_ours(stream_id):
+        if not stream_id or stream_id & 1 == protocol.next_id & 1:
             raise ProtocolError(f"the peer opened stream {stream_id}, an id of the wrong parity")
         if stream_id in self._streams:
             raise ProtocolError(f"SYN for stream {stream_id}, which is open")
@@ -97,16 +72,19 @@ class Receiver:
             self._last_peer_id = stream_id
         elif codec.strict_ids:
             raise ProtocolError(f"SYN for stream {stream_id} after {self._last_peer_id}")
-        self._check_drawn()
+        if protocol.pending.drawn > _MAX_DRAWN:
+            raise EnhanceYourCalm(_TOO_MANY_DRAWN)
         if (protocol.going_away or protocol.peer_streams >= protocol.config.max_streams) and (
             not codec.carries_types or stream_type != codec.heartbeat_type
         ):
             protocol.refused += 1
             self._draw_reset(stream_id, ErrorCode.STREAM_REFUSED)
             return
-        stream = StreamState(stream_id, False, protocol.config.window, priority, stream_type)
+        size = protocol.config.window
+        send, receive = SendWindow(size), ReceiveWindow(size)
+        stream = StreamState(stream_id, False, priority, stream_type, send, receive, True)
+        protocol.windows.promised += size
         self._streams[stream_id] = stream
-        protocol.windows.opened()
         protocol.peer_streams += 1
         if codec.types_in_data:
             protocol.untyped[stream] = bytearray()  # it holds up no other stream meanwhile
@@ -119,10 +97,10 @@ class Receiver:
         if codec.carries_types and stream.stream_type >= codec.reserved_types:
             if stream.stream_type != codec.heartbeat_type:
                 self._refuse(stream, ErrorCode.STREAM_CLOSED)
-            elif protocol.heartbeat_streams.full:
+            elif len(protocol.heartbeat_streams.streams) >= MAX_HEARTBEAT_STREAMS:
                 self._refuse(stream, ErrorCode.STREAM_REFUSED)
             else:
-                self._charge(WASTED_STREAM_COST)  # or it could open and end them for ever
+                protocol.budget.charge(WASTED_STREAM_COST)  # or it could open and end them for ever
                 protocol.heartbeat_streams.streams[stream] = bytearray()
                 protocol.peer_streams -= 1
         elif protocol.going_away:  # the SYN came before the GOAWAY, the type only now
@@ -132,11 +110,12 @@ class Receiver:
         else:
             protocol.backlog[stream.id] = stream
             protocol.arrived = True
-            protocol.rank(stream)
+            stream.ranked = True
+            protocol.rank(stream.priority, 1)
 
     def _refuse(self, stream: StreamState, code: int) -> None:
-        self._protocol.drop_unaccepted(stream, code)
         self._draw_reset(stream.id, code)
+        self._protocol.refuse(stream, code)
 
     # Data and ends.
 
@@ -149,10 +128,10 @@ class Receiver:
         left = window.left - length
         if left < window.mark and length:
             if left < 0:
-                self._charge(WASTED_STREAM_COST)
+                self._protocol.budget.charge(WASTED_STREAM_COST)
                 text = f"the peer sent {length} bytes with a window of {window.left}"
                 code = ErrorCode.FLOW_CONTROL_ERROR
-                self._protocol.break_off(stream, Failure(FlowControlError, text, code))
+                self._protocol.break_off(stream, text, code, FlowControlError)
                 return
             window.left = left
             self._protocol.windows.reached(window, self._clock())
@@ -161,7 +140,7 @@ class Receiver:
         if not stream.answered:
             stream.answered = True
         elif not (length or fin):  # nor did it come with the SYN
-            self._charge(USELESS_COST)
+            self._protocol.budget.charge(USELESS_COST)
         if stream.read_shut and length and self._is_unwanted(stream):
             return
         if len(piece) != length:
@@ -174,7 +153,13 @@ class Receiver:
                 self._protocol.consumed(stream, length)
             else:
                 stream.buffer.push(piece)
-        self._arrived(stream, fin)
+        if fin:
+            stream.fin_in = True
+        if stream.readers or stream.poller is not None:
+            self._changed[stream] = None
+        protocol = self._protocol
+        if protocol.untyped or protocol.heartbeat_streams.streams:
+            self._look_inside(stream)
 
     def on_more(self, piece: memoryview, last: bool) -> None:
         stream = self.current
@@ -188,18 +173,10 @@ class Receiver:
             stream.buffer.push(piece)
         if last:
             self.current = None
-        self._arrived(stream, last and self._current_fin)
-
-    def _arrived(self, stream: StreamState, fin: bool) -> None:
-        """Something has come on ``stream``, and with ``fin`` its end."""
-        if fin:
-            stream.fin_in = True
+            stream.fin_in = self._current_fin
         if stream.readers or stream.poller is not None:
-            changed = self._changed
-            if not changed or changed[-1] is not stream:  # once is enough for a row of frames
-                changed.append(stream)
-        protocol = self._protocol
-        if protocol.untyped or protocol.heartbeat_streams.streams:
+            self._changed[stream] = None
+        if self._protocol.untyped or self._protocol.heartbeat_streams.streams:
             self._look_inside(stream)
 
     def _is_unwanted(self, stream: StreamState) -> bool:
@@ -211,7 +188,7 @@ class Receiver:
             return False
         self._draw_reset(stream.id, ErrorCode.STREAM_CLOSED)
         text = "the peer sent data after both directions were shut down"
-        self._protocol.break_off(stream, Failure(StreamReset, text, ErrorCode.STREAM_CLOSED))
+        self._protocol.break_off(stream, text, ErrorCode.STREAM_CLOSED)
         return True
 
     def _on_late_data(
@@ -219,28 +196,21 @@ class Receiver:
     ) -> None:
         """DATA for a stream that has ended or was never opened, or after its FIN."""
         if stream is None or not stream.opened:
-            self._check_known(stream_id, "DATA")
-            if not length and not (fin and self._protocol.late.end()):
-                self._charge(USELESS_COST)
+            protocol = self._protocol
+            if protocol.codec.strict_ids:
+                self._check_known(stream_id, "DATA")
+            if fin and not length and protocol.late.ends:
+                protocol.late.ends -= 1
+            elif not length:
+                self._protocol.budget.charge(USELESS_COST)
             if length or not fin:
                 self._draw_reset(stream_id, ErrorCode.STREAM_CLOSED)
         elif fin and not length:
-            self._charge(USELESS_COST)
+            self._protocol.budget.charge(USELESS_COST)
         else:
-            self._charge(WASTED_STREAM_COST)
+            self._protocol.budget.charge(WASTED_STREAM_COST)
             text = "the peer sent data after its FIN"
-            failure = Failure(StreamReset, text, ErrorCode.STREAM_CLOSED)
-            self._protocol.break_off(stream, failure)
-
-    def read_directly(self, stream: StreamState, count: int) -> bool:
-        """A reader has taken ``count`` bytes of the frame under way from the connection."""
-        last = self._protocol.codec.passed(count)
-        if self.current is not stream:
-            return False
-        wanted = not stream.read_shut
-        self._protocol.consumed(stream, count)
-        self.on_more(_NOTHING, last)
-        return wanted
+            self._protocol.break_off(stream, text, ErrorCode.STREAM_CLOSED)
 
     def _look_inside(self, stream: StreamState) -> None:
         """Bytes have come that may be a stream's type or a heartbeat, not the application's."""
@@ -276,13 +246,14 @@ class Receiver:
         if stream is None:
             if stream_id == protocol.probe_id:
                 protocol.beat_answered = True
-            else:
+            elif protocol.codec.strict_ids:
                 self._check_known(stream_id, "RST")
-            if not protocol.late.reset(protocol.frames_sent):
-                self._charge(USELESS_COST)
+            protocol.late.resets += 1
+            if protocol.late.resets > protocol.pending.frames_sent:
+                self._protocol.budget.charge(USELESS_COST)
             return
         if not stream.local and stream.send.left >= protocol.config.window:
-            self._charge(WASTED_STREAM_COST)
+            self._protocol.budget.charge(WASTED_STREAM_COST)
         protocol.broken_off += 1
         reason = ErrorCode.of(code)
         refused = reason in (ErrorCode.STREAM_REFUSED, ErrorCode.ACCEPT_QUEUE_FULL)
@@ -298,32 +269,35 @@ class Receiver:
         protocol = self._protocol
         if not increment:
             protocol.ignored_frames += 1
-            self._charge(USELESS_COST)
+            self._protocol.budget.charge(USELESS_COST)
             return
         stream = self._streams.get(stream_id)
         if stream is None:
-            self._check_known(stream_id, "WNDINC")
-            if not protocol.late.update(increment):
-                self._charge(USELESS_COST)
+            if protocol.codec.strict_ids:
+                self._check_known(stream_id, "WNDINC")
+            if increment <= protocol.late.credit:
+                protocol.late.credit -= increment
+            else:
+                self._protocol.budget.charge(USELESS_COST)
             return
         stream.answered = True
         if stream in protocol.heartbeat_streams.waiting:
             protocol.pending.flush_now = True
         send = stream.send
-        if not send.grant(increment):
-            self._charge(WASTED_STREAM_COST)
+        if send.left + increment > MAX_WINDOW:
+            self._protocol.budget.charge(WASTED_STREAM_COST)
             text = f"the peer raised the window of stream {stream_id} over 2**31 - 1"
-            failure = Failure(FlowControlError, text, ErrorCode.FLOW_CONTROL_ERROR)
-            protocol.break_off(stream, failure)
+            protocol.break_off(stream, text, ErrorCode.FLOW_CONTROL_ERROR, FlowControlError)
             return
+        send.left += increment
         if send.left > send.most:
             # Nothing that was sent has been read: the window itself grows, which takes few frames.
             send.most = send.left
-            self._charge(USELESS_COST)
+            self._protocol.budget.charge(USELESS_COST)
         if stream.write is not None:
             protocol.schedule.add(stream, stream.priority)
         if stream.writers or stream.poller is not None:
-            self._changed.append(stream)
+            self._changed[stream] = None
 
     def on_goaway(self, last_id: int, code: int, debug: bytes) -> None:
         protocol = self._protocol
@@ -333,7 +307,7 @@ class Receiver:
         better = before is not None and not before[1] and (code or not before[2])
         if before is None or better or before == (last_id, code, b""):
             protocol.goaway = (last_id, code, debug)
-        self._charge(GOAWAY_COST)
+        self._protocol.budget.charge(GOAWAY_COST)
         if last_id >= self._gone_above:
             return
         self._gone_above = last_id
@@ -354,36 +328,23 @@ class Receiver:
 
     def on_unknown(self, frame_type: int) -> None:
         self._protocol.ignored_frames += 1
-        self._charge(USELESS_COST)
+        self._protocol.budget.charge(USELESS_COST)
 
     # What holds for all of them.
 
-    def _is_ours(self, stream_id: int) -> bool:
-        return stream_id & 1 == self._protocol.next_id & 1
-
     def _check_known(self, stream_id: int, name: str) -> None:
         """Where ids are strict, a frame for a stream that never was ends the session."""
-        protocol = self._protocol
-        if protocol.codec.strict_ids:
-            ours = self._is_ours(stream_id)
-            if stream_id >= protocol.next_id if ours else stream_id > self._last_peer_id:
-                raise ProtocolError(f"{name} for stream {stream_id}, which was never opened")
-
-    def _charge(self, cost: int) -> None:
-        """Charge the peer for a frame that serves no stream."""
-        budget = self._protocol.budget
-        if not budget.charge(cost):
-            raise EnhanceYourCalm(f"the peer sends more than {budget.size} useless frames a second")
+        next_id = self._protocol.next_id
+        ours = stream_id & 1 == next_id & 1
+        if stream_id >= next_id if ours else stream_id > self._last_peer_id:
+            raise ProtocolError(f"{name} for stream {stream_id}, which was never opened")
 
     def _draw_reset(self, stream_id: int, code: int) -> None:
         """Have RST sent in answer to what the peer has just sent."""
         pending = self._protocol.pending
         if stream_id not in pending.resets:
-            self._charge(USELESS_COST)
+            self._protocol.budget.charge(USELESS_COST)
             pending.drawn += 1
-            self._check_drawn()
+            if pending.drawn > _MAX_DRAWN:
+                raise EnhanceYourCalm(_TOO_MANY_DRAWN)
         pending.reset(stream_id, code)
-
-    def _check_drawn(self) -> None:
-        if self._protocol.pending.drawn > _MAX_DRAWN:
-            raise EnhanceYourCalm(f"the peer provokes {_MAX_DRAWN} frames and reads none")

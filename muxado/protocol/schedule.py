@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import heapq
 from typing import Any, Generic, TypeVar
 
@@ -17,7 +16,7 @@ class Schedule(Generic[T]):
     Items must be hashable. Adding one that is in changes nothing but its priority.
     """
 
-    __slots__ = ("_count", "_heap", "_ranks", "waiting")
+    __slots__ = ("_count", "_heap", "waiting")
 
     def __init__(self) -> None:
         #: The items, each with its entry in the heap; to look at only.
@@ -26,7 +25,6 @@ class Schedule(Generic[T]):
         # heap until it comes up, its item replaced by None, unless such entries become many.
         self._heap: list[list[Any]] = []
         self._count = 0
-        self._ranks: collections.Counter[int] = collections.Counter()
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -67,18 +65,3 @@ class Schedule(Generic[T]):
         heapq.heappop(self._heap)
         del self.waiting[item]
         return item
-
-    def rank(self, priority: int) -> bool:
-        """An item of ``priority`` may be added from now on.
-
-        Returns whether priorities compete: whether the items so announced have more than one.
-        """
-        self._ranks[priority] += 1
-        return len(self._ranks) > 1
-
-    def unrank(self, priority: int) -> bool:
-        """An item of ``priority`` will not be added any more; returns what :meth:`rank` does."""
-        self._ranks[priority] -= 1
-        if not self._ranks[priority]:
-            del self._ranks[priority]
-        return len(self._ranks) > 1

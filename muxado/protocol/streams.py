@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 from muxado.errors import Error, ErrorCode
@@ -83,8 +84,7 @@ class ReceiveBuffer:
 
     def peek(self, count: int) -> bytes:
         """Return up to ``count`` bytes, which stay."""
-        parts = self._parts(count)
-        return bytes(parts[0]) if len(parts) == 1 else b"".join(parts)
+        return b"".join(self._parts(count))
 
     def read_into(self, view: memoryview) -> int:
         """Move bytes into ``view``, as many as fit; returns how many."""
@@ -130,77 +130,52 @@ class ReceiveBuffer:
         self._start = count
 
 
+@dataclasses.dataclass(eq=False, repr=False, slots=True)
 class StreamState:
     """One stream: what was received and not read, both windows, how far it is closed."""
 
-    __slots__ = (
-        "accepted",
-        "answered",
-        "buffer",
-        "closed",
-        "failure",
-        "fin_in",
-        "fin_out",
-        "id",
-        "local",
-        "opened",
-        "orphans",
-        "poller",
-        "priority",
-        "ranked",
-        "read_shut",
-        "readers",
-        "receive",
-        "send",
-        "stream_type",
-        "syn_end",
-        "write",
-        "writers",
-        "wrote",
-    )
+    id: int
+    #: Whether this side opened it.
+    local: bool
+    priority: int
+    stream_type: int
+    send: SendWindow
+    receive: ReceiveWindow
+    #: The SYN has been handed to the connection, or came from the peer.
+    opened: bool
+    #: Where that SYN ends in all the bytes that the session has sent.
+    syn_end: int = 0
+    #: What was received and is not read yet.
+    buffer: ReceiveBuffer = dataclasses.field(default_factory=ReceiveBuffer)
+    #: It is one of the application's streams that may still send; see ``Protocol.rank``.
+    ranked: bool = False
+    #: The peer has sent FIN, and everything before it has arrived.
+    fin_in: bool = False
+    #: This side takes no more bytes to send: FIN is pending or sent.
+    fin_out: bool = False
+    #: The application reads no more (``SHUT_RD``): what arrives is dropped.
+    read_shut: bool = False
+    #: The peer has sent something for it.
+    answered: bool = False
+    #: The peer opened it, and the application has accepted it.
+    accepted: bool = False
+    #: The application has closed it.
+    closed: bool = False
+    #: Why it ended before its time.
+    failure: Failure | None = None
+    #: The last thing that the application did was to send: the peer probably waits for FIN.
+    wrote: bool = False
+    # The rest belongs to the engine. The protocol only looks whether there is anybody to tell.
+    #: Who waits for something to read.
+    readers: Any = None
+    #: Who waits for window, or for a turn to write.
+    writers: Any = None
+    #: The descriptor that polls for this stream, once one was asked for.
+    poller: Any = None
+    #: The turn whose bytes wait to be sent.
+    write: Any = None
 
-    def __init__(
-        self, stream_id: int, local: bool, window: int, priority: int, stream_type: int
-    ) -> None:
-        self.id = stream_id
-        #: Whether this side opened it.
-        self.local = local
-        self.priority = priority
-        #: It is one of the application's streams that may still send; see ``Schedule.rank``.
-        self.ranked = False
-        self.stream_type = stream_type
-        self.send = SendWindow(window)
-        self.receive = ReceiveWindow(window)
-        #: What was received and is not read yet.
-        self.buffer = ReceiveBuffer()
-        #: The peer has sent FIN, and everything before it has arrived.
-        self.fin_in = False
-        #: This side takes no more bytes to send: FIN is pending or sent.
-        self.fin_out = False
-        #: The application reads no more (``SHUT_RD``): what arrives is dropped.
-        self.read_shut = False
-        #: The SYN has been handed to the connection, or came from the peer.
-        self.opened = not local
-        #: Where that SYN ends in all the bytes that the session has sent.
-        self.syn_end = 0
-        #: The peer has sent something for it.
-        self.answered = False
-        #: The peer opened it, and the application has accepted it.
-        self.accepted = False
-        #: The application has closed it.
-        self.closed = False
-        #: Why it ended before its time.
-        self.failure: Failure | None = None
-        #: The last thing that the application did was to send: the peer probably waits for FIN.
-        self.wrote = False
-        # The rest belongs to the engine. The protocol only looks whether there is anybody to tell.
-        #: Who waits for something to read.
-        self.readers: Any = None
-        #: Who waits for window, or for a turn to write.
-        self.writers: Any = None
-        #: The descriptor that polls for this stream, once one was asked for.
-        self.poller: Any = None
-        #: The turn whose bytes wait to be sent.
-        self.write: Any = None
-        #: Bytes left behind by files that were dropped without being flushed.
-        self.orphans: Any = None
+    @property
+    def stalled(self) -> bool:
+        """It has something to send and no window."""
+        return self.write is not None and self.send.left <= 0

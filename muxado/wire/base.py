@@ -5,6 +5,8 @@ from __future__ import annotations
 import abc
 from typing import Protocol
 
+from muxado.errors import ProtocolError
+
 __all__ = ["HEADER", "MAX_DEBUG", "Codec", "Handler", "guess_other"]
 
 #: Bytes of a frame's header, in every version.
@@ -72,6 +74,8 @@ class Codec(abc.ABC):
     length.
     """
 
+    #: The number of the version, as ``Config.version`` has it.
+    version: int
     #: The largest body a DATA frame may have, in bytes.
     max_data: int
     #: Whether a new stream's id must be higher than every one before it, and a frame for an id
@@ -98,6 +102,7 @@ class Codec(abc.ABC):
         #: Frames found since the start.
         self.frames = 0
         self._typed = typed
+        self._first: bytearray | None = bytearray()  # of the connection, until there are 4 bytes
         self._partial = bytearray()  # a header, or a whole short frame, whose rest is still to come
         #: Bytes still to come of the DATA body under way.
         self.data_left = 0
@@ -119,6 +124,8 @@ class Codec(abc.ABC):
         Raises FrameSizeError or ProtocolError for bytes that no peer may send, and whatever the
         handler raises. Views handed to the handler are valid only during the call.
         """
+        if self._first is not None:
+            self._check_first(data)
         pos, end = 0, len(data)
         while pos < end:
             if self._partial:
@@ -135,6 +142,23 @@ class Codec(abc.ABC):
                 pos = stop
             else:
                 pos = self._frames(data, pos, end)
+
+    def _check_first(self, data: memoryview) -> None:
+        """Whether the peer speaks muxado at all, judged by its first four bytes.
+
+        Most other protocols would break a rule at once, but with an error that helps nobody, and
+        some would be taken for the header of a long frame to skip.
+        """
+        assert self._first is not None
+        self._first += data[:4]
+        if len(self._first) >= 4:
+            guess = self._guess(bytes(self._first[:4]))
+            self._first = None
+            if guess:
+                self._partial.clear()  # these bytes begin no frame
+                raise ProtocolError(
+                    f"this looks like {guess}, not like a peer with version={self.version}"
+                )
 
     def _complete(self, data: memoryview, pos: int, end: int) -> int:
         """Go on with the frame that an earlier read began; returns where ``data`` goes on."""
@@ -198,5 +222,5 @@ class Codec(abc.ABC):
         """
 
     @abc.abstractmethod
-    def guess(self, data: bytes) -> str:
+    def _guess(self, data: bytes) -> str:
         """What a peer's first bytes look like if not like this version; else ``""``."""

@@ -59,6 +59,7 @@ _NUMBERS = {
 class Version1(Codec):
     """The codec for ``version=1``."""
 
+    version = 1
     max_data = _LENGTH
     strict_ids = True
     carries_types = True
@@ -207,7 +208,7 @@ class Version1(Codec):
         head = _head.pack(8 + len(debug), 0, _GOAWAY, 0)
         return head + _two_words.pack(last_id, _number(code, 2)) + debug
 
-    def guess(self, data: bytes) -> str:
+    def _guess(self, data: bytes) -> str:
         if other := guess_other(data):
             return other
         # Version 2 begins with a DATA or a GOAWAY: 1 or 3 in the upper half of the fourth byte.

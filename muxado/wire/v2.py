@@ -41,6 +41,7 @@ _DATA_HEAD = _DATA << 4
 class Version2(Codec):
     """The codec for ``version=2``."""
 
+    version = 2
     max_data = 0xFFFFFF
     strict_ids = False
     first_id = (3, 2)
@@ -167,7 +168,7 @@ class Version2(Codec):
         # exactly that long, and is ignored by a receiver that counts correctly.
         return frame if final else frame + _head.pack(_PAD << 4, 0)
 
-    def guess(self, data: bytes) -> str:
+    def _guess(self, data: bytes) -> str:
         if other := guess_other(data):
             return other
         # Version 1 begins with a SYN or a GOAWAY: type 1 or 6 in the fourth byte. In version 2

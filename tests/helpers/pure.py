@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from muxado import wire
 from muxado.config import Config
 from muxado.protocol import Protocol, StreamState
+from muxado.protocol.flow import ReceiveWindow
 
 RST, DATA, WNDINC, GOAWAY = range(4)
 FIN, SYN = 0x1, 0x2
@@ -47,6 +48,12 @@ def window(stream_id: int, increment: int) -> bytes:
 
 def goaway(last_id: int, code: int, debug: bytes = b"") -> bytes:
     return frame(GOAWAY, 0, 0, struct.pack(">II", last_id, code) + debug)
+
+
+def consume(window: ReceiveWindow, count: int) -> bool:
+    """The application reads ``count`` bytes that came in ``window``; true when an update is due."""
+    window.read += count
+    return window.read >= window.due
 
 
 class Recorder:

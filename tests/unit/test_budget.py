@@ -22,17 +22,20 @@ class TestTheBucket:
         now = 100.0
         budget = Budget(1000, lambda: now)
         assert budget.left == 1000
-        assert budget.charge(1000)
+        budget.charge(1000)
         assert budget.left == 0
-        assert not budget.charge(1)
+        with pytest.raises(EnhanceYourCalm):
+            budget.charge(1)
         now += 0.25
         assert budget.left == 250
-        assert not budget.charge(251)
-        assert budget.charge(250)
+        with pytest.raises(EnhanceYourCalm):
+            budget.charge(251)
+        budget.charge(250)
         now += 100
         assert budget.left == 1000
-        assert budget.charge(1000)
-        assert not budget.charge(1)
+        budget.charge(1000)
+        with pytest.raises(EnhanceYourCalm):
+            budget.charge(1)
 
     @given(
         st.lists(st.tuples(st.sampled_from([0, 0.125, 0.5, 2.0]), st.integers(1, 64)), max_size=60)
@@ -44,9 +47,12 @@ class TestTheBucket:
             now += pause
             left = min(64.0, left + pause * 64)
             assert budget.left == left
-            assert budget.charge(cost) == (cost <= left)
             if cost <= left:
+                budget.charge(cost)
                 left -= cost
+            else:
+                with pytest.raises(EnhanceYourCalm):
+                    budget.charge(cost)
 
 
 def rapid_reset() -> Iterator[bytes]:

@@ -7,45 +7,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from muxado.protocol.flow import ReceiveWindow, SendWindow
-
-TOP = 2**31 - 1
-
-
-class TestSendWindow:
-    def test_a_grant_adds(self) -> None:
-        window = SendWindow(100)
-        window.left -= 100
-        assert window.grant(30)
-        assert window.grant(1)
-        assert window.left == 31
-
-    def test_as_far_as_the_wire_can_say(self) -> None:
-        window = SendWindow(100)
-        assert window.grant(TOP - 100)
-        assert window.left == TOP
-
-    @pytest.mark.parametrize(("size", "increment"), [(1, TOP), (TOP, 1), (262144, TOP)])
-    def test_no_farther(self, size: int, increment: int) -> None:
-        window = SendWindow(size)
-        assert not window.grant(increment)
-        assert window.left == size, "what is turned down changes nothing"
-
-    def test_what_was_sent_makes_room(self) -> None:
-        window = SendWindow(TOP)
-        window.left -= 10
-        assert not window.grant(11)
-        assert window.grant(10)
+from tests.helpers.pure import consume
 
 
 class TestReceiveWindow:
     def test_an_update_is_due_at_half(self) -> None:
         window = ReceiveWindow(100)
         window.left -= 100
-        assert not window.consume(49)
-        assert window.consume(1)
+        assert not consume(window, 49)
+        assert consume(window, 1)
         assert window.grant() == 50
         assert window.left == 50
-        assert not window.consume(49)
+        assert not consume(window, 49)
 
     @pytest.mark.parametrize("size", [1, 2, 3])
     def test_a_window_of_next_to_nothing(self, size: int) -> None:
@@ -53,7 +26,7 @@ class TestReceiveWindow:
         window = ReceiveWindow(size)
         for _ in range(5):
             window.left -= size
-            assert window.consume(size)
+            assert consume(window, size)
             assert window.grant() == size
             assert window.left == size
 
@@ -65,8 +38,8 @@ class TestReceiveWindow:
     def test_an_update_that_was_due_is_of_all_that_was_read(self) -> None:
         window = ReceiveWindow(100)
         window.left -= 100
-        window.consume(60)
-        window.consume(20)
+        consume(window, 60)
+        consume(window, 20)
         assert window.grant() == 80
         assert window.grant() == 0
 
@@ -87,10 +60,10 @@ def test_both_ends_agree(size: int, steps: list[tuple[int, int]]) -> None:
         assert receiver.left >= 0
         count = min(read, buffered)
         buffered -= count
-        if receiver.consume(count):
+        if consume(receiver, count):
             increment = receiver.grant()
             assert increment > 0
-            assert sender.grant(increment)
+            sender.left += increment
         assert sender.left == receiver.left
         assert sender.left + buffered + receiver.read == size
         assert receiver.read * 2 < size or receiver.read == 0

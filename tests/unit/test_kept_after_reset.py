@@ -16,7 +16,7 @@ def test_what_came_before_is_read_and_then_the_error_comes() -> None:
     stream = end.accepted(3, b"answer")
     stream.readers = ["somebody"]
     end.feed(rst(3, ErrorCode.STREAM_CANCELLED))
-    assert end.protocol.changed == [stream]
+    assert list(end.protocol.changed) == [stream]
     assert end.read(stream, 3) == b"ans"
     assert end.read(stream, 9) == b"wer"
     assert stream.failure is not None

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from muxado import wire
 from muxado.config import Config
-from muxado.protocol.flow import Windows
+from muxado.errors import ErrorCode
+from muxado.protocol.flow import ReceiveWindow, SendWindow, Windows
 from muxado.protocol.pending import Pending
 from muxado.protocol.streams import StreamState
-from tests.helpers.pure import Event, Recorder, parse, v2
+from tests.helpers.pure import End, Event, Recorder, parse, v2
 
 WINDOW = 100
+
+
+def new_stream(stream_id: int, *, opened: bool, priority: int = 0) -> StreamState:
+    send, receive = SendWindow(WINDOW), ReceiveWindow(WINDOW)
+    return StreamState(stream_id, True, priority, 0, send, receive, opened)
 
 
 class Frames:
@@ -21,8 +27,7 @@ class Frames:
         self.pending = Pending(self.codec, self.windows, lambda: 0.0)
 
     def stream(self, stream_id: int, *, opened: bool = True) -> StreamState:
-        stream = StreamState(stream_id, True, WINDOW, priority=0, stream_type=0)
-        stream.opened = opened
+        stream = new_stream(stream_id, opened=opened)
         if not opened:
             self.pending.opening[stream] = None
         return stream
@@ -61,7 +66,7 @@ def test_an_update_is_pending_only_when_it_must_go() -> None:
     frames = Frames()
     stream = frames.stream(3)
     stream.receive.left -= 60
-    stream.receive.consume(60)
+    stream.receive.read += 60
     frames.pending.grants[stream] = None
     assert not frames.pending
     frames.pending.flush_now = True
@@ -105,6 +110,23 @@ def test_syns_wait_for_their_bytes_until_they_are_due() -> None:
     assert frames.take() == []
 
 
+def test_each_fin_leaves_once_whichever_stream_ended_first() -> None:
+    """The SYN of the later stream takes along the one before it, and its FIN."""
+    frames = Frames()
+    first, second = frames.stream(3, opened=False), frames.stream(5, opened=False)
+    frames.pending.ending[second] = frames.pending.ending[first] = None
+    expected = [
+        event
+        for number in (3, 5)
+        for event in (
+            ("SYN", number, 0, 0),
+            ("DATA", number, 0, False, b""),
+            ("DATA", number, 0, True, b""),
+        )
+    ]
+    assert frames.take() == expected
+
+
 def test_what_was_sent_is_counted_to_the_end_of_each_syn() -> None:
     """It decides which streams the peer cannot have seen when the connection ends."""
     frames = Frames()
@@ -118,7 +140,7 @@ def test_what_was_sent_is_counted_to_the_end_of_each_syn() -> None:
     pending.probe = frames.codec.data(0x7FFFFFFF, 0)
     pending.reset(9, 6)
     whole = pending.take(opening=True, alone=False)
-    assert third.syn_end == 34 + 8 + 8
+    assert third.syn_end == 34 + 8
     assert pending.framed == 34 + len(whole)
     assert pending.frames_sent == 6
 
@@ -128,27 +150,24 @@ def test_on_version_1_a_syn_ends_before_the_header_of_its_data() -> None:
     codec = wire.codec(config, Recorder())
     windows = Windows(WINDOW, WINDOW, WINDOW)
     pending = Pending(codec, windows, lambda: 0.0)
-    stream = StreamState(3, True, WINDOW, priority=7, stream_type=0)
+    stream = new_stream(3, opened=False, priority=7)
     pending.opening[stream] = None
     assert len(pending.syn(stream, 5)) == 12 + 8
     assert (stream.syn_end, pending.framed, pending.frames_sent) == (12, 25, 2)
 
 
 def test_a_stream_that_failed_has_nothing_to_send() -> None:
-    frames = Frames()
-    stream = frames.stream(3, opened=False)
-    frames.pending.ending[stream] = frames.pending.grants[stream] = None
-    frames.pending.discard(stream)
-    frames.pending.flush_now = True
-    assert not frames.pending
-    assert frames.take(opening=True) == []
+    end = End(client=True)
+    stream = end.open(fin=True, announced=False)
+    end.protocol.reset(stream, ErrorCode.STREAM_CANCELLED)
+    assert end.quiet(), "the peer never hears of it"
 
 
 def test_at_the_end_the_peer_is_not_told_of_streams_it_does_not_know() -> None:
-    frames = Frames()
-    frames.pending.ending[frames.stream(3)] = None
-    frames.pending.ending[frames.stream(5, opened=False)] = None
-    frames.stream(7, opened=False)
-    frames.pending.syn_due = True
-    frames.pending.abandon_opening()
-    assert frames.take() == [("DATA", 3, 0, True, b"")]
+    end = End(client=True)
+    known, ended, idle = end.open(), end.open(announced=False), end.open(announced=False)
+    for stream in (known, ended):
+        end.protocol.end(stream, flush_now=True)
+    end.protocol.announce(idle)
+    end.protocol.abandon_opening()
+    assert end.sent() == [("DATA", known.id, 0, True, b"")]

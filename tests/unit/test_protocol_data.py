@@ -56,7 +56,7 @@ class TestReceiving:
         assert set(end.protocol.changed) == {waited_for, polled}
         end.protocol.changed.clear()
         end.feed(rst(3, 6) + rst(5, 6))
-        assert end.protocol.changed == [waited_for]
+        assert list(end.protocol.changed) == [waited_for]
         assert silent.failure is not None
 
 
@@ -273,7 +273,7 @@ class TestSendWindow:
         end.feed(window(3, 5), window(5, 5))
         assert stream in end.protocol.schedule
         assert idle not in end.protocol.schedule
-        assert end.protocol.changed == [stream]
+        assert list(end.protocol.changed) == [stream]
 
     def test_a_write_that_waits_is_given_up_with_the_stream(self) -> None:
         for ending in (rst(3, 6), window(3, TOP)):

@@ -25,7 +25,7 @@ def test_to_the_end_of_the_frame() -> None:
     end.protocol.changed.clear()
     assert end.protocol.read_directly(stream, 50)
     assert stream.fin_in
-    assert end.protocol.changed == [stream], "who waits learns of the end"
+    assert list(end.protocol.changed) == [stream], "who waits learns of the end"
     assert end.protocol.under_way is None
     assert stream.buffer.size == 0
 
