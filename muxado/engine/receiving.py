@@ -141,9 +141,8 @@ class Receiver:
 
         def ready() -> WaitQueue | None:
             nonlocal stream
-            if not core.closing:
+            if core.protocol.backlog and not core.closing:
                 stream = core.protocol.accept()
-            if stream is not None:
                 return None
             if core.end is None and not core.closing:
                 return core.acceptors

@@ -97,7 +97,7 @@ class Sender:
                 and seat.broken is None
             ):
                 if not core.writer:
-                    if not protocol.schedule and (size <= _SMALL or size <= seat.frame_most()):
+                    if not protocol.schedule.waiting and (size <= _SMALL or size <= seat.frame_most()):
                         sits = True
                         seat.load_locked()
                         seat.add_locked(stream, data)

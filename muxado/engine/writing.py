@@ -119,7 +119,7 @@ class WriteSeat:
         schedule, contended = protocol.schedule, protocol.contended
         frame = min(_FRAME_CONTENDED if contended else self._frame, protocol.codec.max_data)
         left = frame if contended else 2 * self._frame
-        while schedule and left > 0:
+        while schedule.waiting and left > 0:
             stream = schedule.pop()
             other: Turn = stream.write
             count = min(len(other.data) - other.sent, stream.send.left, frame)
@@ -303,7 +303,7 @@ class WriteSeat:
         pending = protocol.pending
         if self.broken is not None or core.end is not None:
             core.writer_waiter.wake()
-        elif protocol.schedule:
+        elif protocol.schedule.waiting:
             protocol.schedule.first().writers.wake_all()  # it takes along what is left
         elif self.outbox.size or pending.flush_now or self.transport.pending:
             core.writer_waiter.wake()
@@ -348,7 +348,7 @@ class WriteSeat:
             or self.transport.pending
             or core.notes
             or core.orphans
-            or protocol.schedule
+            or protocol.schedule.waiting
             or protocol.pending
         )
         return core.flushers if left and core.end is None else None

@@ -18,6 +18,7 @@ from muxado.engine.core import Core
 from muxado.engine.waiting import WaitQueue
 from muxado.engine.writing import Turn, WriteSeat
 from muxado.protocol import StreamState
+from muxado.protocol.flow import ReceiveWindow, SendWindow
 from muxado.transport import Buffer, Transport
 
 from ..helpers.crew import Crew
@@ -61,7 +62,8 @@ class Desk:
         self.protocol = self.core.protocol
         self.priority: dict[int, int] = {}
         # Of the one who sits, and has nothing to send.
-        self._nobody = Turn(StreamState(0, True, 0, 0, 0), b"", 0)
+        no_stream = StreamState(0, True, 0, 0, SendWindow(0), ReceiveWindow(0), False)
+        self._nobody = Turn(no_stream, b"", 0)
 
     def add(self, priority: int, data: int | bytearray) -> None:
         stream = self.protocol.open(priority=priority, stream_type=0, fin=False)
