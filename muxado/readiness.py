@@ -20,8 +20,8 @@ class _End(socket.socket):
 
     __slots__ = ()
 
-    def __del__(self) -> None:
-        self._real_close()  # type: ignore[attr-defined]
+    #: In C, so that no handler of a signal can strike inside, which would lose the descriptor.
+    __del__ = socket.SocketType.close
 
 
 class Readiness:

@@ -140,8 +140,9 @@ class ReadSeat:
                     if core.sits():
                         over, done = True, None
                     else:
-                        waiter.thread, waiter.queue = get_ident(), queue
+                        waiter.thread = get_ident()
                         queue.append(waiter)
+                        waiter.queue = queue
                 if not over:
                     leads = self._enlist_locked(waiter, reads)
                 elif waiter.queue is not None:

@@ -92,6 +92,7 @@ class Receiver:
         core = self._core
         if self._is_over(stream):
             self._seat.stream_is_over_locked()
+            stream.wrote = False  # the peer has had its answer, and does not wait for a FIN
             return None
         queue: WaitQueue | None = stream.readers
         if queue is None:

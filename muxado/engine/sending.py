@@ -81,7 +81,7 @@ class Sender:
         ``None``: the connection broke, or the session ended, as the bytes were written.
         """
         core, seat, protocol = self._core, self._seat, self._core.protocol
-        size = len(data)
+        size, schedule = len(data), protocol.schedule
         done: bool | OSError | None = False
         sits = False
         with core.lock:
@@ -97,7 +97,7 @@ class Sender:
                 and seat.broken is None
             ):
                 if not core.writer:
-                    if not protocol.schedule.waiting and (size <= _SMALL or size <= seat.frame_most()):
+                    if not schedule.waiting and (size <= _SMALL or size <= seat.frame_most()):
                         sits = True
                         seat.load_locked()
                         seat.add_locked(stream, data)

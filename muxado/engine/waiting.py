@@ -13,7 +13,6 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from threading import get_ident
 from typing import Any
 from typing import Protocol as Interface
 
@@ -49,7 +48,7 @@ class Waiter:
         #: The queue it stands in.
         self.queue: WaitQueue | None = None
         #: The thread that waits.
-        self.thread = get_ident()
+        self.thread = 0
         #: It has just woken another reader and lets that one read next.
         self.yields = False
 

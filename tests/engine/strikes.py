@@ -49,11 +49,6 @@ TRIALS_OF_A_SESSION = 50
 LIVE_ON = 0.8
 
 
-#: Descriptors that the standard library may lose: from CPython 3.13 on an exception may pass by the
-#: guards of the function that it strikes in, such as those of ``socket``.
-LOST = 8 if sys.version_info >= (3, 13) else 0
-
-
 class Struck(BaseException):
     """What the handler raises, as ``KeyboardInterrupt`` is."""
 
@@ -78,12 +73,15 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = SOON) 
 def shielded_socketpair(
     make: Callable[..., tuple[socket.socket, socket.socket]] = socket.socketpair, *args: Any
 ) -> tuple[socket.socket, socket.socket]:
-    """``socket.socketpair``, which loses descriptors if a handler raises inside of it."""
+    """``socket.socketpair``, which loses descriptors if a handler raises inside of it.
+
+    To block the signal would not do: another thread may get it, and the handler runs in this one.
+    """
+    Timer.shielded = True
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
         return make(*args)
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        Timer.shielded = False
 
 
 def unraisable(about: Any) -> None:
@@ -198,7 +196,8 @@ class Scene:
         if not session.closed:
             held = [waiter for waiter in [*core.waiting, *core.followers] if waiter.thread == me]
             if core.writer == me or held:
-                raise Wrong("the thread that was struck holds a seat or waits")
+                seat = "the write seat" if core.writer == me else f"what {held} wait for"
+                raise Wrong(f"the thread that was struck has {seat}: {core.struck}, {session!r}")
         counts = [each.count for each in self._bystanders]
         if not session.closed:
             with contextlib.suppress(OSError):
@@ -330,13 +329,18 @@ OPERATIONS: dict[str, Callable[[Scene], Operation]] = {
 class Timer:
     """Raises in the main thread after a moment, once."""
 
+    #: A signal that comes now is to come again a moment later.
+    shielded = False
+
     def __init__(self) -> None:
         self.armed = False
         self._error: type[BaseException] = Struck
         signal.signal(signal.SIGALRM, self._strike)
 
     def _strike(self, *_: Any) -> None:
-        if self.armed:
+        if self.shielded:
+            signal.setitimer(signal.ITIMER_REAL, 1e-5)
+        elif self.armed:
             self.armed = False
             raise self._error
 
@@ -373,7 +377,7 @@ def nothing_left() -> Iterator[None]:
 
     before = count()
     yield
-    wait_for(lambda: count() <= before + LOST, "descriptors are left")
+    wait_for(lambda: count() <= before, "descriptors are left")
 
 
 def run(
