@@ -34,7 +34,6 @@ _SMALLER: tuple[tuple[Any, str, int], ...] = (
     (writing, "_FRAME", 30),
     (writing, "_FRAME_MOST", 80),
     (writing, "_FRAME_CONTENDED", 12),
-    (writing, "_JOIN", 8),
     (writing, "_ROUNDS", 2),
 )
 
