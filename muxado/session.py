@@ -196,7 +196,7 @@ class Session:
         served = threading.Event()
 
         def stop() -> None:
-            self._engine.wait_told(served.is_set)
+            self._engine.wait_for_reported_end(served.is_set)
             if not served.is_set():
                 server.shutdown()
 

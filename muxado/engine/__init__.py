@@ -7,15 +7,17 @@ than the system call it would save. Two daemon threads see to what no caller is 
 
 **One lock per session** (``core.py``) guards the protocol and all that threads share. It is never
 held while the connection is used, user code is called or a record is logged. Every section under it
-has one shape, and one that an exception cuts short ends the session: nobody repairs what may be
-half changed. What a section leaves to be done without the lock is done by ``Core.settle()``.
+has one shape, and one that an exception cuts short ends the session, because what it was changing
+may be half changed. A call that an exception ends outside of a section has what it held given back
+by whoever enters the next one (``Core.guarded``). What a section leaves to be done without the lock
+is done by ``Core.settle``.
 
 From the socket to ``recv()``:
-    ``ReadSeat.wait`` (leads, or sleeps) -> ``ReadSeat._dispatch_locked`` -> ``Protocol.feed`` ->
+    ``ReadSeat._wait`` (leads, or sleeps) -> ``ReadSeat._dispatch_locked`` -> ``Protocol.feed`` ->
     ``Receiver.receive`` (takes the bytes)
 From ``sendall()`` to the socket:
-    ``Sender.send`` -> ``WriteSeat.load_locked`` (takes the seat and what goes before) ->
-    ``WriteSeat.write_batch`` -> ``Transport.send``
+    ``Sender.send`` -> ``Sender._send_at_once`` (takes the seat) -> ``WriteSeat.write_batch`` ->
+    ``Transport.send``
 
 ============================  =====================================================================
 who wakes                     whom
@@ -27,7 +29,8 @@ a change by another caller    all who wait on that stream; a leader through the 
 whoever leaves the write      the sender whose stream goes next; else the writer thread, if
 seat                          something is left that no caller waits for; else who waits for that
 a finalizer, a handler        the writer thread, by a note (``Core.note``)
-the end                       everybody
+an exception that ends a call both threads of the session, to give back what it held
+the end                       every thread that waits
 ============================  =====================================================================
 
 No wake-up is lost, because whoever waits looks under the lock and is found by others before it

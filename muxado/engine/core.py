@@ -87,7 +87,7 @@ class Core:
         #: No GOAWAY is to be sent at the end.
         self.silent = False
         #: ``accept()`` has reported the end.
-        self.told = False
+        self.end_reported = False
         #: How many bytes the connection has taken, once that is known to be all it ever takes.
         self.last_byte: int | None = None
 

@@ -120,10 +120,12 @@ class Engine:
         assert core.end is not None
         return core.end
 
-    def wait_told(self, stop: Callable[[], bool]) -> None:
+    def wait_for_reported_end(self, stop: Callable[[], bool]) -> None:
         """Wait until ``accept()`` has reported the end of the session, or ``stop()``."""
         core = self.core
-        self.reading.wait(lambda: None if core.told or stop() else core.watchers, None, reads=False)
+        self.reading.wait(
+            lambda: None if core.end_reported or stop() else core.watchers, None, reads=False
+        )
 
     def close(self) -> None:
         """Flush what was written, send GOAWAY, close the connection."""

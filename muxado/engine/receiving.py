@@ -147,7 +147,7 @@ class Receiver:
                 return None
             if core.end is None and not core.closing:
                 return core.acceptors
-            core.told = True
+            core.end_reported = True
             core.watchers.wake_all()
             return None
 
@@ -180,7 +180,7 @@ class Receiver:
 
         def question() -> bool:
             over = core.end is not None or core.closing
-            return bool(core.protocol.backlog) or (over and (self.serving or not core.told))
+            return bool(core.protocol.backlog) or (over and (self.serving or not core.end_reported))
 
         return core.look(question)
 

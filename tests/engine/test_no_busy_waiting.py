@@ -79,7 +79,7 @@ def test_a_reset_overtakes_a_syn(
 def test_an_open_while_the_connection_is_full(
     raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A SYN waits for a ride, and whoever writes waits for the connection to take more.
+    """A SYN waits for a frame to go with, and whoever writes waits for the connection to take more.
 
     The writer thread can do nothing about it but wait, too, and the SYN leaves all the same.
     """

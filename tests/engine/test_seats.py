@@ -1,4 +1,4 @@
-"""Who is woken to read, and which FIN waits for a frame to ride with."""
+"""Who is woken to read, and which FIN waits for a frame to go with."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_an_exception_takes_away_an_acceptor_that_has_its_stream(
     other.result().close()
 
 
-def test_a_fin_behind_a_read_waits_for_a_ride(
+def test_a_fin_behind_a_read_waits_for_a_frame_to_go_with(
     raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "_DELAY", GUARD)  # nor does the writer thread send it
@@ -150,7 +150,7 @@ def test_a_fin_behind_a_write_goes_at_once(
     assert peer.expect(DATA, stream.id).flags == FIN
 
 
-def test_a_fin_that_finds_no_ride_goes_a_moment_later(raw: Callable[..., RawPeer]) -> None:
+def test_a_fin_that_finds_no_such_frame_goes_a_moment_later(raw: Callable[..., RawPeer]) -> None:
     peer = raw(client=True)
     with peer.session.open() as stream:
         stream.sendall(b"ask")

@@ -396,7 +396,7 @@ def test_config_is_taken_whole() -> None:
         muxado.client(near, config={"window": 1})
 
 
-def test_opening_rides_with_the_first_bytes(raw: Callable[..., RawPeer]) -> None:
+def test_opening_goes_with_the_first_bytes(raw: Callable[..., RawPeer]) -> None:
     """One frame, and the FIN of the stream before it in the same write."""
     peer = raw(client=True)
     with peer.session.open() as stream:

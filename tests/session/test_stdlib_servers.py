@@ -191,7 +191,7 @@ def test_a_dead_session_does_not_make_the_loop_spin(
     serving = crew.start(server.serve_forever, 0.001)
     assert ask(client, b"one\n") == b"ONE\n"
     {"close": session.close, "kill": session.kill, "peer": client.close}[how]()
-    until(lambda: session._engine.core.told)
+    until(lambda: session._engine.core.end_reported)
     before = server.turns
     for _ in range(20):
         server.idle.clear()

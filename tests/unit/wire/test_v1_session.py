@@ -153,7 +153,7 @@ def test_what_is_sent_of_them() -> None:
     ]
 
 
-def test_the_syn_rides_with_its_first_bytes() -> None:
+def test_the_syn_goes_with_its_first_bytes() -> None:
     end = End(client=True)
     stream = end.open(kind=7)
     assert end.write(stream, b"hello") == [
