@@ -68,6 +68,9 @@ class ReadSeat:
         self.parked = False
         #: Bytes received.
         self.received = 0
+        #: Whoever sits waits without having seen anything come for a while. Then a FIN, which may
+        #: wait for a frame to go with while there is traffic, goes at once.
+        self.asleep = False
         # For the one who sits:
         self._buffer = memoryview(bytearray(READ))
         #: Read before waiting: after a large read there is usually more, and at first a TLS
@@ -232,6 +235,7 @@ class ReadSeat:
             soon = transport.spin()
             self._wakes_acceptors = not soon
             if not soon:
+                self._core.section(self._fall_asleep_locked)
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 transport.wait_readable(left)
         into = self._buffer if straight is None else self._target(straight)
@@ -248,8 +252,16 @@ class ReadSeat:
         self._eager = count is not None and (count >= EAGER or count == len(into))
         return count
 
+    def _fall_asleep_locked(self) -> None:
+        """There is no traffic: a FIN that might have gone with another frame is sent now."""
+        pending = self._core.protocol.pending
+        self.asleep = True
+        if pending.ending:
+            pending.flush_now = True
+
     def _leave_locked(self, waiter: Waiter) -> None:
         """The seat is free."""
+        self.asleep = False
         waiter.connection = None
         self._core.leader = None
         self.sittings += 1
@@ -307,7 +319,7 @@ class ReadSeat:
         True when another reader was woken that will be back for more.
         """
         core, protocol = self._core, self._core.protocol
-        self.mid_read = False
+        self.mid_read = self.asleep = False
         if count is None or core.end is not None:
             return False
         self.received += count

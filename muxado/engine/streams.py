@@ -130,7 +130,9 @@ class Streams:
             return
         if core.end is None:
             core.protocol.close(stream)
-            if pending.ending and not pending.flush_now and (self._writing.parked or core.closing):
+            if pending.ending and self._reading.asleep:
+                pending.flush_now = True
+            elif pending.ending and (self._writing.parked or core.closing):
                 core.writer_waiter.wake()  # a FIN must not wait for ever for a frame to go with
         stream.closed = True
         stream.write = None

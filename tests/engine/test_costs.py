@@ -99,7 +99,7 @@ def costs(meter: Meter, sessions: Sessions, crew: Crew, monkeypatch: pytest.Monk
             "open",
             400,
             {},
-            3.9,  # with SYN, the echo, and two with FIN, which go with the frames of the next stream
+            3.9,  # with SYN, the echo, and two with FIN, which go with those of the next stream
             {"frames": 4.1, "send": 2.5, "system calls": 8.5, "wake-up": 1.6},
             id="open, a thread for each",
         ),

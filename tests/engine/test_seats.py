@@ -139,6 +139,30 @@ def test_a_fin_behind_a_read_waits_for_a_frame_to_go_with(
         before = stream.id
 
 
+@pytest.mark.parametrize("asleep", [True, False])
+def test_a_fin_waits_for_no_frame_while_there_is_no_traffic(
+    raw: Callable[..., RawPeer], crew: Crew, monkeypatch: pytest.MonkeyPatch, asleep: bool
+) -> None:
+    """It goes when whoever reads goes to sleep, or at once where that has happened before."""
+    monkeypatch.setattr(writer, "_DELAY", GUARD)
+    peer = raw(heartbeat_interval=None)
+    reading = peer.session._engine.reading
+    peer.send(frame(DATA, SYN, 3, b"ask") + frame(DATA, FIN, 3))
+    stream, _ = peer.session.accept()
+    assert stream.recv(10) == b"ask"
+    assert stream.recv(10) == b""
+    if asleep:
+        other = accepting(peer, crew)
+        until(lambda: reading.asleep)
+        stream.close()
+    else:
+        stream.close()
+        other = accepting(peer, crew)
+    assert peer.expect(DATA, 3).flags == FIN
+    peer.send(frame(DATA, SYN, 5))
+    other.result().close()
+
+
 def test_a_fin_behind_a_write_goes_at_once(
     raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
