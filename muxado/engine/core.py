@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
-from typing import Protocol as Interface
 
 from muxado.debug import log_for
 from muxado.engine.waiting import Waiter, WaitQueue
@@ -21,8 +20,9 @@ from muxado.protocol.schedule import Schedule
 
 if TYPE_CHECKING:
     from muxado.config import Config
+    from muxado.readiness import Readiness
 
-__all__ = ["REENTERED", "TAKEN", "Core", "Poller", "sync"]
+__all__ = ["REENTERED", "TAKEN", "Core", "sync"]
 
 #: The text of the ``RuntimeError`` for a call that would have to wait for its own thread.
 REENTERED = "a signal handler or a finalizer uses a session that its own thread is inside of"
@@ -33,16 +33,6 @@ TAKEN = -1
 _numbers = itertools.count(1)
 
 T = TypeVar("T")
-
-
-class Poller(Interface):
-    """Something that keeps a descriptor readable, and writable, while a call would not wait."""
-
-    def sync(self) -> None:
-        """Bring the descriptor up to date; called without the session's lock."""
-
-    def abandon(self) -> None:
-        """In the child of a fork: give up this process's copy, whoever held its lock."""
 
 
 class Core:
@@ -77,6 +67,9 @@ class Core:
         #: What calls held that exceptions have ended, and how to give it back. Not guarded.
         self.struck: dict[Any, Callable[[Any], None]] = {}
         self.protocol = Protocol(config, client=client, clock=time.monotonic)
+        #: Whose bytes wait to be sent, by the thread's ident: what a handler of a signal that
+        #: interrupts that thread wants to send or to flush cannot wait for them.
+        self.turns: dict[int, Any] = {}
         #: Takes what is logged about this session; ``None`` where nothing is logged.
         self.log = log_for(self.name, self.protocol.codec)
 
@@ -108,7 +101,7 @@ class Core:
         #: The descriptor that polls for ``accept()``, once one was asked for.
         self.session_poller: Any = None
         #: Descriptors that may say what is no longer true.
-        self.stale: list[Poller] = []
+        self.stale: list[Readiness] = []
         #: What finalizers and handlers of signals leave to the writer thread; see :meth:`note`.
         self.notes: collections.deque[Callable[[], None]] = collections.deque()
         self._notes_lock = threading.Lock()  # held by the thread that carries them out
@@ -117,16 +110,16 @@ class Core:
         #: What dropped files have left to be sent, and what is to be done on those streams after.
         self.orphans: dict[StreamState, collections.deque[Callable[[], object]]] = {}
         #: Sends what must go at once, where that needs no waiting; set by the write seat.
-        self.flush: Callable[[], object] = int
+        self.flush: Callable[[], object] = _nothing
         #: What the write seat does at the end, with the lock held; set by it.
-        self.at_end: Callable[[], object] = int
+        self.at_end: Callable[[], object] = _nothing
 
     # Sections.
 
     def sits(self) -> bool:
         """Whether this thread sits in a seat: this is a signal's handler that runs there."""
         if self.struck and not self.lock._is_owned():
-            self.section(_nothing)  # whoever enters takes away what an exception has left it
+            self.recover()  # an exception may have left it a seat
         me = get_ident()
         return self.writer == me or (self.leader is not None and self.leader.thread == me)
 
@@ -153,7 +146,8 @@ class Core:
                 self.writer_waiter.ring()
             except RuntimeError:
                 pass
-            self.section(_nothing)
+            if action is not _nothing:  # or this would go on where there is no room on the stack
+                self.recover()
             raise
         if self.stale or self.protocol.pending.flush_now:
             self.settle()
@@ -182,13 +176,17 @@ class Core:
             try:
                 self.reader_waiter.ring()
             except RuntimeError:
-                pass  # it is awake
+                pass  # that has been done already
             try:
                 self.writer_waiter.ring()
             except RuntimeError:
                 pass
-            self.section(_nothing)
+            self.recover()
             raise
+
+    def recover(self) -> None:
+        """Make good what exceptions have left, as whoever enters a section does."""
+        self.section(_nothing)
 
     def look(self, question: Callable[[], T]) -> T:
         """Call ``question``, which only looks, with the lock held."""
@@ -251,14 +249,14 @@ class Core:
     def recover_locked(self) -> None:
         """Make good what exceptions have left: a section cut short, and what calls held."""
         if self.dirty:
-            self._end_poisoned_locked()
+            self.end_poisoned_locked(RuntimeError("an exception struck inside of the session"))
         self.dirty = True  # until this is done, whatever strikes here
         for held in list(self.struck):
             self.struck[held](held)
             del self.struck[held]
         self.wake_everybody_locked()  # one of them may have been woken for what others wait for
 
-    def _end_poisoned_locked(self) -> None:
+    def end_poisoned_locked(self, error: BaseException) -> None:
         """A section was cut short: end the session, and keep nothing that it may have changed."""
         protocol = self.protocol
         for stream in list(protocol.streams.values()):
@@ -268,7 +266,7 @@ class Core:
         protocol.changed.clear()
         protocol.schedule = Schedule()
         protocol.pending.abandon()
-        error = RuntimeError("an exception struck while the session's state was being changed")
+        self.silent = True  # the frames to be sent may be half changed, too
         self.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
 
     # Waking.
@@ -305,10 +303,10 @@ class Core:
             self.drainers.wake_all()
         return returning
 
-    def pollers_locked(self) -> list[Poller]:
+    def pollers_locked(self) -> list[Readiness]:
         """Every descriptor that is in use."""
         streams = self.protocol.streams.values()
-        pollers: list[Poller] = [s.poller for s in streams if s.poller is not None]
+        pollers: list[Readiness] = [s.poller for s in streams if s.poller is not None]
         if self.session_poller is not None:
             pollers.append(self.session_poller)
         return pollers
@@ -381,11 +379,11 @@ class Core:
         return result
 
 
-def _nothing(_: object = None) -> None:
-    """What is to be given back behind a section, and what one does that is only to be entered."""
+def _nothing() -> None:
+    """What is done in a section that is only to be entered."""
 
 
-def sync(poller: Poller | None) -> None:
+def sync(poller: Readiness | None) -> None:
     """Bring a descriptor up to date, if there is one, before the call returns that changed it.
 
     :meth:`Core.settle` does not do for that: another thread may have taken the descriptor from

@@ -130,7 +130,7 @@ class Engine:
     def close(self) -> None:
         """Flush what was written, send GOAWAY, close the connection."""
         core = self.core
-        if core.lock._is_owned() or core.sits():
+        if core.lock._is_owned() or core.sits() or get_ident() in core.turns:
             self.close_elsewhere()
             return
         deadline = time.monotonic() + core.protocol.config.linger
@@ -173,7 +173,10 @@ class Engine:
         core = self.core
         end = functools.partial(self._end, ErrorCode.SESSION_CLOSED, silent=True)
         if core.lock._is_owned() or core.sits():
-            core.note(end)
+            try:
+                _thread.start_new_thread(self.kill, ())
+            except RuntimeError:  # no thread is to be had: as soon as the writer thread is free
+                core.note(end)
             return
         end()
         self.transport.shutdown()
@@ -242,10 +245,9 @@ class Engine:
             work()
         except BaseException as error:
             with core.lock:
+                core.end_poisoned_locked(error)
                 core.dirty = False
-                core.end_locked(ErrorCode.INTERNAL_ERROR, error, b"")
                 if core.writer == get_ident():
-                    core.silent = True  # how much of its batch is written is not known
                     core.writer = 0
                 if core.leader is core.reader_waiter and core.leader.thread == get_ident():
                     core.leader = None

@@ -192,18 +192,18 @@ class ReadSeat:
             self._hand_over_locked()
 
     def _hand_over_locked(self) -> None:
-        """Wake the oldest follower, to lead; where there is none, the reader thread.
+        """Wake the oldest follower, to lead; and the reader thread, if it is parked.
 
         An acceptor is left asleep if the last bytes came before their leader went to sleep: that
         is a loop of requests and answers, whose caller is back before an acceptor would be there,
         unless its stream is over.
         """
+        if self.parked:
+            self._core.reader_waiter.wake()  # to see whether the follower comes, if there is one
         for waiter in self._core.followers:
             if self._wakes_acceptors or waiter.queue is not self._core.acceptors:
                 waiter.wake()
                 return
-        if self.parked:
-            self._core.reader_waiter.wake()
 
     def stream_is_over_locked(self) -> None:
         """The caller that reads a stream to its end, or closes it, is not back for more of it."""

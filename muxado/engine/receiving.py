@@ -16,9 +16,9 @@ __all__ = ["Receiver"]
 class Receiver:
     """``recv()`` and ``accept()``. Deadlines are those of :meth:`ReadSeat.wait`."""
 
-    def __init__(self, core: Core, seat: ReadSeat) -> None:
+    def __init__(self, core: Core, reading: ReadSeat) -> None:
         self._core = core
-        self._seat = seat
+        self._reading = reading
         #: A loop in ``serve()`` is to be woken until it has seen the end.
         self.serving = False
 
@@ -34,7 +34,7 @@ class Receiver:
                 return None
             return self._queue_locked(stream)
 
-        if not self._seat.wait(ready, deadline):
+        if not self._reading.wait(ready, deadline):
             raise _not_in_time(deadline)
         if stream.poller is not None:
             sync(stream.poller)
@@ -59,7 +59,7 @@ class Receiver:
             return self._queue_locked(stream)
 
         try:
-            if not self._seat.wait(ready, deadline, True, straight):
+            if not self._reading.wait(ready, deadline, True, straight):
                 raise _not_in_time(deadline)
         finally:
             straight.target.release()
@@ -81,7 +81,7 @@ class Receiver:
                 return None
             return queue
 
-        if not self._seat.wait(ready, deadline):
+        if not self._reading.wait(ready, deadline):
             raise _not_in_time(deadline)
         if not data:
             self._raise_failure(stream)
@@ -91,7 +91,7 @@ class Receiver:
         """Where to wait for more of ``stream``; ``None`` if nothing more will come."""
         core = self._core
         if self._is_over(stream):
-            self._seat.stream_is_over_locked()
+            self._reading.stream_is_over_locked()
             stream.wrote = False  # the peer has had its answer, and does not wait for a FIN
             return None
         queue: WaitQueue | None = stream.readers
@@ -152,7 +152,7 @@ class Receiver:
             return None
 
         try:
-            done = self._seat.wait(ready, deadline)
+            done = self._reading.wait(ready, deadline)
             sync(core.session_poller)
         except BaseException:
             if stream is not None:
@@ -171,6 +171,7 @@ class Receiver:
         def give_up_locked() -> None:
             protocol.reset(stream, ErrorCode.STREAM_REFUSED)
             protocol.close(stream)
+            self._core.announce_locked()
 
         self._core.section(give_up_locked)
 

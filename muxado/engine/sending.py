@@ -29,10 +29,10 @@ _SMALL = 4096
 class Sender:
     """``send()`` and ``sendall()``. Deadlines are those of :meth:`ReadSeat.wait`."""
 
-    def __init__(self, core: Core, reading: ReadSeat, seat: WriteSeat) -> None:
+    def __init__(self, core: Core, reading: ReadSeat, writing: WriteSeat) -> None:
         self._core = core
         self._reading = reading
-        self._seat = seat
+        self._writing = writing
         #: Guarded by the core's lock: how often a caller has waited for window.
         self.stalls = 0
 
@@ -51,12 +51,12 @@ class Sender:
         if (core.notes or core.orphans) and not orphan:
             self._await_orphans(stream, deadline)
         if core.struck:
-            core.sits()  # takes away from this thread what an exception has left it
+            core.recover()  # or this thread may seem to sit, though the call that did is over
         me = get_ident()
         # The handler of a signal that has interrupted a write leaves the seat to that.
         held = me if core.writer != me else 0
         done = core.guarded(
-            held, self._seat.give_back_locked, self._send_at_once, stream, data, deadline
+            held, self._writing.give_back_locked, self._send_at_once, stream, data, deadline
         )
         if done is True:
             if stream.poller is not None:
@@ -80,7 +80,7 @@ class Sender:
 
         ``None``: the connection broke, or the session ended, as the bytes were written.
         """
-        core, seat, protocol = self._core, self._seat, self._core.protocol
+        core, writing, protocol = self._core, self._writing, self._core.protocol
         size, schedule = len(data), protocol.schedule
         done: bool | OSError | None = False
         sits = False
@@ -93,21 +93,21 @@ class Sender:
             elif (
                 stream.write is None
                 and size <= stream.send.left
-                and seat.outbox.size < OUTBOX_FULL
-                and seat.broken is None
+                and writing.outbox.size < OUTBOX_FULL
+                and writing.broken is None
             ):
                 if not core.writer:
-                    if not schedule.waiting and (size <= _SMALL or size <= seat.frame_most()):
+                    if not schedule.waiting and (size <= _SMALL or size <= writing.frame_most()):
                         sits = True
-                        seat.load_locked()
-                        seat.add_locked(stream, data)
-                elif size <= _SMALL and seat.jam is None and not protocol.contended:
+                        writing.load_locked()
+                        writing.add_locked(stream, data)
+                elif size <= _SMALL and writing.jam is None and not protocol.contended:
                     done = True
-                    seat.outbox.append(protocol.data_header(stream, size), data)
+                    writing.outbox.append(protocol.data_header(stream, size), data)
                     stream.wrote = True
             core.dirty = False
         if sits:
-            done = seat.write_batch(deadline) or None
+            done = writing.write_batch(deadline) or None
         return done
 
     def _await_orphans(self, stream: StreamState, deadline: float | None) -> None:
@@ -129,7 +129,7 @@ class Sender:
         ``lost``: the connection broke, or the session ended, as the bytes were written; how it
         ended is to be told. Returns the error that ends it, if one does.
         """
-        core, seat, stream = self._core, self._seat, turn.stream
+        core, writing, stream = self._core, self._writing, turn.stream
         tried = over = sits = stalled = reads = False
         error: Exception | None = None
 
@@ -148,19 +148,19 @@ class Sender:
                 self._retire_locked(turn)
                 return None
             tried = True
-            sits = seat.broken is None and self._take_turn_locked(turn)
+            sits = writing.broken is None and self._take_turn_locked(turn)
             blocked = not sits and stream.send.left <= 0
             self.stalls += blocked and not stalled
             stalled = blocked
-            return None if sits or seat.broken is not None or blocked is not reads else queue
+            return None if sits or writing.broken is not None or blocked is not reads else queue
 
         while not over:
             # One without window may read meanwhile; one that waits for its turn is soon to write.
             reads = stream.send.left <= 0
             self._reading.wait(ready, deadline, reads)
             if sits:
-                lost, sits = not seat.write_batch(deadline), False
-            elif seat.broken is not None and not over:
+                lost, sits = not writing.write_batch(deadline), False
+            elif writing.broken is not None and not over:
                 # Why the connection broke, the read side knows; or the writer thread, soon.
                 self._reading.wait(core.until_end, deadline)
         return error
@@ -172,8 +172,7 @@ class Sender:
             return error
         if late:
             return TimeoutError("timed out")
-        other = turn.stream.write
-        if other is not None and other is not turn and other.thread == turn.thread:
+        if self._core.turns.get(turn.thread, turn) is not turn:
             return RuntimeError(REENTERED)  # the other goes on when this handler of a signal ends
         return None
 
@@ -182,18 +181,18 @@ class Sender:
 
         If so, the seat is taken, with the next bytes of this stream and of others.
         """
-        core, seat, schedule = self._core, self._seat, self._core.protocol.schedule
+        core, writing, schedule = self._core, self._writing, self._core.protocol.schedule
         stream = turn.stream
         if stream.write is None:
-            stream.write = turn
+            stream.write = self._core.turns[turn.thread] = turn
             stream.wrote = True
         if stream.write is not turn or stream.send.left <= 0:
             return False
         schedule.add(stream, stream.priority)
         if core.writer or schedule.first() is not stream:
             return False
-        if seat.load_locked():
-            seat.add_by_schedule_locked(turn)
+        if writing.load_locked():
+            writing.add_by_schedule_locked(turn)
         return True
 
     def _retire_locked(self, turn: Turn) -> None:
@@ -202,31 +201,33 @@ class Sender:
         if stream.write is turn:
             stream.write = None
             core.protocol.schedule.discard(stream)
+        if core.turns.get(turn.thread) is turn:
+            del core.turns[turn.thread]
         if stream.writers:
             stream.writers.wake_all()
-        self._seat.pass_on_locked()
+        self._writing.pass_on_locked()
         if stream.poller is not None:
             core.stale.append(stream.poller)
 
     def _give_up_locked(self, turn: Turn) -> None:
         """An exception has ended a send that waited for its turn."""
-        self._seat.give_back_locked(turn.held)
+        self._writing.give_back_locked(turn.held)
         self._retire_locked(turn)
 
     def send_now(self, stream: StreamState, data: bytes | memoryview) -> int:
         """Send what can be sent without waiting; ``BlockingIOError`` if that is nothing."""
-        core, seat, protocol = self._core, self._seat, self._core.protocol
+        core, writing, protocol = self._core, self._writing, self._core.protocol
 
         def leave_locked() -> int | OSError:
             error = self._refusal(stream)
-            size = min(len(data), stream.send.left, seat.frame_most())
+            size = min(len(data), stream.send.left, writing.frame_most())
             if error is None and size > 0 and self._has_room(stream):
-                seat.outbox.append(protocol.data_header(stream, size), data[:size])
+                writing.outbox.append(protocol.data_header(stream, size), data[:size])
                 stream.wrote = True
                 protocol.pending.flush_now = True
             elif error is None:
                 error = os_error(errno.EAGAIN)
-                seat.poll_for_room_locked(stream)
+                writing.poll_for_room_locked(stream)
             return size if error is None else error
 
         result = core.section(leave_locked)
@@ -243,14 +244,14 @@ class Sender:
 
     def writable(self, stream: StreamState) -> bool:
         """Whether a non-blocking send would do anything but raise ``BlockingIOError``."""
-        core, seat = self._core, self._seat
+        core, writing = self._core, self._writing
 
         def question() -> bool:
             if core.end is not None or stream.failure is not None or stream.fin_out:
                 return True
             room = self._has_room(stream)
             if not room:
-                seat.poll_for_room_locked(stream)
+                writing.poll_for_room_locked(stream)
             return room and stream.send.left > 0
 
         return core.look(question)
@@ -259,7 +260,7 @@ class Sender:
         """Whether a non-blocking send overtakes nothing and may leave its bytes in the outbox."""
         core = self._core
         waits = stream.write is not None or core.notes or stream in core.orphans
-        return not waits and self._seat.has_room()
+        return not waits and self._writing.has_room()
 
     def _refusal(self, stream: StreamState) -> OSError | None:
         """A new exception for a send that is not possible; ``None`` if it is."""

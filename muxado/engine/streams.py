@@ -13,18 +13,19 @@ import collections
 import errno
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from muxado.engine.core import Core, Poller
+from muxado.engine.core import Core
 from muxado.engine.reading import ReadSeat
 from muxado.engine.sending import Sender
 from muxado.engine.writing import WriteSeat
 from muxado.errors import ErrorCode, os_error
 from muxado.protocol import StreamState
 
-__all__ = ["Streams"]
+if TYPE_CHECKING:
+    from muxado.readiness import Readiness
 
-P = TypeVar("P", bound=Poller)
+__all__ = ["Streams"]
 
 
 class Streams:
@@ -213,7 +214,7 @@ class Streams:
             core.section(end_locked)  # out of memory, perhaps; nobody is to wait for this thread
             raise
 
-    def pin(self, stream: StreamState | None, poller: P) -> P:
+    def pin(self, stream: StreamState | None, poller: Readiness) -> Readiness:
         """A descriptor is polled for ``stream`` (or the session): keep reading for it.
 
         Returns the poller that stands: the one that was there before, if any.
@@ -235,7 +236,7 @@ class Streams:
             self._reading.pin_locked()
             return poller
 
-        result: P = core.section(pin_locked)
+        result: Readiness = core.section(pin_locked)
         return result
 
     def unpin(self, stream: StreamState | None) -> Any:

@@ -26,13 +26,13 @@ _LONG_SIT = 20
 class Watchdog:
     """The reader thread's own state, and what it does."""
 
-    def __init__(self, core: Core, seat: ReadSeat) -> None:
+    def __init__(self, core: Core, reading: ReadSeat) -> None:
         self._core = core
-        self._seat = seat
+        self._reading = reading
         #: How often callers had left at the last look, and how many looks have seen the same one.
         self._used, self._looks = -1, 0
-        #: A follower was woken at the last look.
-        self._woke = False
+        #: At the last look a follower was on its way to the seat. It may be in a signal's handler.
+        self._expected = False
         #: How often the seat was free, somebody waited, and nobody was on the way.
         self.rescues = 0
 
@@ -41,11 +41,11 @@ class Watchdog:
         core, me = self._core, self._core.reader_waiter
         me.thread = get_ident()
         while True:
+            me.prepare()
             with core.lock:
                 if core.dirty or core.struck:
                     core.recover_locked()
                 core.dirty = True
-                me.prepare()
                 sits, pause = self._look_locked()
                 over = sits and core.end is not None
                 core.dirty = False
@@ -63,45 +63,50 @@ class Watchdog:
 
     def _look_locked(self) -> tuple[bool, float | None]:
         """Whether to sit, or else for how many seconds to sleep, ``None`` until woken."""
-        core, seat = self._core, self._seat
-        unused = self._used == seat.sittings and not seat.parked
-        self._used, seat.parked = seat.sittings, False
-        woke, self._woke = self._woke, False
+        core, reading = self._core, self._reading
+        unused = self._used == reading.sittings and not reading.parked
+        self._used, reading.parked = reading.sittings, False
+        expected, self._expected = self._expected, False
         if core.leader is None:
             self._looks = 0
-            if seat.pins or core.end is not None or (unused and (woke or not core.followers)):
+            if (
+                reading.pins
+                or core.end is not None
+                or (unused and (expected or not core.followers))
+            ):
                 core.leader = core.reader_waiter
-                core.leader.connection = seat.transport
+                core.leader.connection = reading.transport
                 return True, None
-            if unused and not any(waiter.woken for waiter in core.followers):
-                self.rescues += 1
-                self._woke = True
-                next(iter(core.followers)).wake()
+            if unused:
+                self._expected = True
+                if not any(waiter.woken for waiter in core.followers):
+                    self.rescues += 1
+                    next(iter(core.followers)).wake()
             return False, _NAP
         if core.end is not None:
             core.leader.wake()
             return False, _NAP  # and not parked: an exception may keep the leader from leaving
-        if seat.pins:
+        if reading.pins:
             core.leader.wake()  # it leaves, and wakes us
             self._looks = _LONG_SIT
         else:
             self._looks = self._looks + 1 if unused else 0
         if self._looks >= _LONG_SIT:
-            self._looks, seat.parked = 0, True
+            self._looks, reading.parked = 0, True
             return False, None
         return False, _NAP
 
     def _sit(self) -> None:
         """Read until there is a follower to do so."""
-        core, seat, me = self._core, self._seat, self._core.reader_waiter
+        core, reading, me = self._core, self._reading, self._core.reader_waiter
         leaves = False
         while not leaves:
-            seat.read_once()
+            reading.read_once()
             with core.lock:
                 if core.dirty or core.struck:
                     core.recover_locked()
                 core.dirty = True
-                leaves = core.end is not None or (bool(core.followers) and not seat.pins)
+                leaves = core.end is not None or (bool(core.followers) and not reading.pins)
                 if leaves:
                     me.connection = None
                     core.leader = None

@@ -32,11 +32,11 @@ class WriterThread:
     """The writer thread's own state, and what it does."""
 
     def __init__(
-        self, core: Core, reading: ReadSeat, seat: WriteSeat, keepalive: Keepalive
+        self, core: Core, reading: ReadSeat, writing: WriteSeat, keepalive: Keepalive
     ) -> None:
         self._core = core
         self._reading = reading
-        self._seat = seat
+        self._writing = writing
         self._keepalive = keepalive
         #: Whose SYN and whose FIN had waited longest at the last look.
         self._before: tuple[StreamState | None, StreamState | None] = (None, None)
@@ -47,7 +47,7 @@ class WriterThread:
 
     def run(self) -> None:
         """Work until the session is over."""
-        core, seat, me = self._core, self._seat, self._core.writer_waiter
+        core, writing, me = self._core, self._writing, self._core.writer_waiter
         me.thread = get_ident()
         while core.end is None:
             me.prepare()
@@ -59,7 +59,7 @@ class WriterThread:
                 if core.dirty or core.struck:
                     core.recover_locked()
                 core.dirty = True
-                seat.parked = False
+                writing.parked = False
                 now = time.monotonic()
                 beat = self._heartbeat_locked(now)
                 silent = beat is not None and beat <= 0
@@ -71,7 +71,7 @@ class WriterThread:
                 self._judge()
             elif sits:
                 # However long the connection takes no more, the clock goes on.
-                seat.write_batch(None if beat is None else now + beat)
+                writing.write_batch(None if beat is None else now + beat)
                 self._rested = False
             else:
                 deadline = None if pause is None else now + pause
@@ -80,13 +80,13 @@ class WriterThread:
 
     def _look_locked(self, now: float) -> tuple[bool, float | None]:
         """Whether to write, having taken the seat; or else for how many seconds to sleep."""
-        core, seat, pending = self._core, self._seat, self._core.protocol.pending
+        core, writing, pending = self._core, self._writing, self._core.protocol.pending
         if core.end is not None:
             return False, 0.0
-        if seat.broken is not None:
-            left = seat.broken[0] + _BROKEN - now
+        if writing.broken is not None:
+            left = writing.broken[0] + _BROKEN - now
             if left <= 0:
-                core.end_locked(ErrorCode.PEER_EOF, seat.broken[1], b"")
+                core.end_locked(ErrorCode.PEER_EOF, writing.broken[1], b"")
             return False, left
         before = self._before
         opening, ending = next(iter(pending.opening), None), next(iter(pending.ending), None)
@@ -97,8 +97,8 @@ class WriterThread:
             (opening is not None and opening is before[0])
             or (ending is not None and ending is before[1])
         )
-        if not core.writer and (seat.has_work() or (waits and (overdue or core.closing))):
-            seat.load_locked(opening=True)
+        if not core.writer and (writing.has_work() or (waits and (overdue or core.closing))):
+            writing.load_locked(opening=True)
             self._idle = 0
             return True, None
         if waits and not overdue:
@@ -110,7 +110,7 @@ class WriterThread:
         elif self._idle < _IDLE_DELAYS:
             self._idle += 1
             return False, _DELAY
-        seat.parked = True
+        writing.parked = True
         return False, None
 
     def _heartbeat_locked(self, now: float) -> float | None:
@@ -119,8 +119,8 @@ class WriterThread:
         ``None``: never. 0 or less: the peer has been silent for too long.
         """
         keepalive = self._keepalive
-        if self._seat.transport.heard:  # part of a TLS record is a sign of life too
-            self._seat.transport.heard = False
+        if self._writing.transport.heard:  # part of a TLS record is a sign of life too
+            self._writing.transport.heard = False
             keepalive.heard = True
         if keepalive.is_due(now):
             keepalive.asked(now, sent=self._core.protocol.beat())
@@ -129,7 +129,7 @@ class WriterThread:
     def _judge(self) -> None:
         """The peer has been silent for too long, unless it is this side that has not listened."""
         core, keepalive = self._core, self._keepalive
-        if self._seat.transport.readable() or self._reading.mid_read:
+        if self._writing.transport.readable() or self._reading.mid_read:
             core.writer_waiter.sleep(time.monotonic() + _LISTEN)
             keepalive.forgive(time.monotonic())
             return
@@ -143,34 +143,35 @@ class WriterThread:
 
     def finish(self) -> None:
         """After the end: GOAWAY, and no byte more."""
-        core, seat = self._core, self._seat
+        core, writing = self._core, self._writing
         frames = b""
 
         def take_seat_locked() -> bool:
             nonlocal frames
-            core.writer_waiter.prepare()
             if core.writer:
                 return False
             core.writer = TAKEN
             assert core.end is not None
-            if not core.silent and seat.broken is None:
+            if not core.silent and writing.broken is None:
                 core.protocol.go_away(core.end.code, _debug_bytes(core.end.error), final=True)
-                frames = seat.outbox.take()[0] + core.protocol.control_frames(opening=False)
+                frames = writing.outbox.take()[0] + core.protocol.control_frames(opening=False)
             return True
 
+        core.writer_waiter.prepare()
         while not core.section(take_seat_locked):
             core.writer_waiter.sleep(None)  # whoever writes sees the end, leaves and wakes us
+            core.writer_waiter.prepare()
         try:
             if frames:
                 self._send_last(frames)
             if not core.silent:
-                seat.transport.finish()
+                writing.transport.finish()
         except (OSError, ValueError):
             pass  # the connection went first
 
     def _send_last(self, frames: bytes) -> None:
         """Send ``frames``; only ``close()`` allows time for what does not go at once."""
-        transport = self._seat.transport
+        transport = self._writing.transport
         while True:
             frames = frames[transport.send([frames] if frames else ()) :]
             left = self.close_deadline - time.monotonic()

@@ -184,7 +184,8 @@ def test_what_close_waits_for_is_given_up(sessions: Sessions, crew: Crew) -> Non
     client, _ = sessions.socketpair(linger=10 * GUARD, heartbeat_interval=None)
     core = client._engine.core
     with Gate() as gate:
-        core.stale.append(Halt(gate))
+        halt: Any = Halt(gate)
+        core.stale.append(halt)
         core.writer_waiter.wake()
         gate.reached()  # the writer thread, before it looks at what there is to write
         opened = client.open()
