@@ -21,6 +21,7 @@ from muxado.engine.keepalive import Keepalive
 from muxado.engine.waiting import Waiter, WaitQueue
 from muxado.errors import Error, ErrorCode
 from muxado.protocol import StreamState
+from muxado.wire import HEADER
 
 if TYPE_CHECKING:
     from muxado.transport import Transport
@@ -78,6 +79,8 @@ class ReadSeat:
         self._eager = True
         #: Bytes may have been read that the protocol has not seen.
         self.mid_read = False
+        #: The last read went straight into its reader's buffer, as the next one probably will.
+        self._in_bulk = False
         #: Whether an acceptor is woken to lead: not in the midst of requests and answers.
         self._wakes_acceptors = True
 
@@ -307,7 +310,9 @@ class ReadSeat:
         left = protocol.codec.data_left
         if left < LONG or stream.buffer.size or protocol.under_way is not stream:
             straight.target = straight.view[:0]
-            return self._buffer
+            # Behind a long frame no more than the next header, so that what follows it need not be
+            # copied either.
+            return self._buffer[:HEADER] if self._in_bulk and not left else self._buffer
         straight.target = straight.view[:left]
         return straight.target
 
@@ -329,9 +334,11 @@ class ReadSeat:
             return False
         try:
             if straight is None or not straight.target:
+                self._in_bulk = self._in_bulk and count == HEADER
                 protocol.feed(self._buffer[:count])
             elif protocol.read_directly(straight.stream, count):
                 straight.count = count
+                self._in_bulk = True
         except Error as error:
             if protocol.goaway is not None:
                 # What follows a GOAWAY is often cut or miscounted through the peers' own fault,

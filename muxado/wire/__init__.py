@@ -8,12 +8,12 @@ an object per frame: at hundreds of thousands of frames a second the objects wou
 from __future__ import annotations
 
 from muxado.config import Config
-from muxado.wire.base import Codec, Handler
+from muxado.wire.base import HEADER, Codec, Handler
 from muxado.wire.v1 import Version1
 from muxado.wire.v2 import Version2
 from muxado.wire.watch import watch
 
-__all__ = ["Codec", "Handler", "codec", "watch"]
+__all__ = ["HEADER", "Codec", "Handler", "codec", "watch"]
 
 _CODECS: dict[int, type[Codec]] = {1: Version1, 2: Version2}
 
