@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,6 @@ from ..helpers.support import (
     RawPeer,
     Sessions,
     frame,
-    read_all,
     small_send_buffer,
     streams,
     until,
@@ -228,12 +228,11 @@ def test_a_handler_wants_what_its_own_thread_waits_to_send(
             gate.open()
 
         striking = crew.start(strike)
-        reading = crew.start(read_all, far)
+        reading = crew.start(far.recv, 100_000, socket.MSG_WAITALL)
         near.sendall(b"x" * 100_000)
         striking.result()
     first.result()
-    near.close()
     assert reading.result() == b"x" * 100_000
     assert outcome == ["closed" if action == "close" else REENTERED]
-    for each in (other, jam, far, far_other, far_jam):
+    for each in (near, other, jam, far, far_other, far_jam):
         each.close()

@@ -24,7 +24,7 @@ from muxado.transport import Buffer, Transport
 from ..helpers.crew import Crew
 from ..helpers.gates import Gate, after, before
 from ..helpers.link import Link
-from ..helpers.support import DATA, Sessions, sock_of, streams, waiting
+from ..helpers.support import DATA, Sessions, sock_of, streams, until, waiting
 
 URGENT = 1000
 
@@ -333,6 +333,7 @@ def test_a_sender_falls_behind_that_was_woken_to_go_next(
     (one, far_one), (two, far_two), (three, far_three) = (
         streams(pair, priority=URGENT) for _ in range(3)
     )
+    until(lambda: not engine.core.writer)  # or the first would have to wait, too
     with Gate() as writes, Gate() as woken:
         before(monkeypatch, engine.transport, "send", writes.stop_large)
         after(monkeypatch, engine.reading, "wait", woken.stop)
