@@ -329,10 +329,11 @@ def test_a_write_that_fails_behind_some_of_its_bytes(
     raw: Callable[..., RawPeer], monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """Whoever tries again is told so as well: nothing may follow half a frame."""
-    peer = raw()
+    peer = raw(heartbeat_interval=None)
     peer.send(frame(DATA, SYN, 3))
     stream, _ = peer.session.accept()
-    transport = peer.session._engine.transport
+    core, transport = peer.session._engine.core, peer.session._engine.transport
+    until(lambda: not core.writer)  # or what is sent would be left to whoever writes
     send = transport.send
 
     def fail(buffers: Sequence[Buffer]) -> int:
