@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -116,6 +117,7 @@ def test_many_buffers_at_once(pair: Pair) -> None:
 
 def test_a_spin_sees_what_comes(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     near, far = pair
+    monkeypatch.setattr(base, "_SPIN", GUARD)
     yields = Yields(monkeypatch)
     yields.at[3] = lambda: send(near, b"x")
     assert far.spin()
@@ -123,11 +125,31 @@ def test_a_spin_sees_what_comes(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_spin_is_ended_by_a_wake_up(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_SPIN", GUARD)
     yields = Yields(monkeypatch)
     yields.at[3] = pair[0].wake
     assert pair[0].spin()
     assert yields.count == 3
+    monkeypatch.setattr(base, "_SPIN", 0.0)
     assert not pair[0].spin(), "the wake-up was not taken away"
+
+
+def test_a_spin_ends_though_each_look_takes_long(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other processes want the processor: whoever yields it has it back many looks later."""
+    now = 0.0
+    monkeypatch.setattr(base, "time", types.SimpleNamespace(monotonic=lambda: now))
+    looks = 0
+
+    def work_of_others() -> None:
+        nonlocal now, looks
+        now += base._SPIN * 0.7
+        looks += 1
+
+    monkeypatch.setattr(base, "_sched_yield", work_of_others)
+    assert not pair[0].spin()
+    assert looks == 2
 
 
 def test_spins_that_do_not_pay_are_left_out(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
