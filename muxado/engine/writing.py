@@ -36,6 +36,8 @@ _ROOM, _ROOM_CONTENDED = 262144, 16384
 #: while streams of different priority compete, since what the connection has been given goes before
 #: anything of a higher priority that comes later: on 10 Mbit/s 8 KiB take 7 ms.
 _FRAME, _FRAME_MOST, _FRAME_CONTENDED = 65536, 262144, 8192
+#: Bytes of a body that are joined to the header if nothing else is in the batch.
+_SHORT = 4096
 #: Batches in a row that one who leaves writes of what has come meanwhile.
 _ROUNDS = 16
 
@@ -107,7 +109,11 @@ class WriteSeat:
 
     def add_locked(self, stream: StreamState, data: bytes | memoryview) -> None:
         """Add a frame of ``data`` to the batch."""
-        self._batch += (self._core.protocol.data_header(stream, len(data)), data)
+        header = self._core.protocol.data_header(stream, len(data))
+        if self._batch or len(data) > _SHORT:
+            self._batch += (header, data)
+        else:
+            self._batch.append(header + data)
         stream.wrote = True
 
     def add_by_schedule_locked(self, turn: Turn) -> None:

@@ -32,8 +32,9 @@ _JOIN = 16384
 #: `sendmsg` takes at most IOV_MAX buffers: 1024 on Linux, and POSIX allows as few as 16.
 _IOV_MAX = 512 if sys.platform == "linux" else 16
 
-#: Seconds that `spin` looks at the socket.
+#: Seconds that `spin` looks at the socket, and how many times before it looks at the clock.
 _SPIN = 0.0002
+_LOOKS = 4
 #: After so many spins in a row that saw nothing come, so many waits go to sleep at once.
 _PATIENCE = 8
 _RETRY = 64
@@ -221,11 +222,12 @@ class SocketTransport(Transport):
             return False
         poll, end, over = self._poll_read, time.monotonic() + _SPIN, False
         while not over:
-            if ready := poll(0):
-                self._take_wakeups(ready)
-                self._vain_spins = 0
-                return True
-            _sched_yield()  # the peer may need this very processor
+            for _ in range(_LOOKS):
+                if ready := poll(0):
+                    self._take_wakeups(ready)
+                    self._vain_spins = 0
+                    return True
+                _sched_yield()  # the peer may need this very processor
             # By the clock, because where others want the processor, a single look may take 5 ms.
             over = time.monotonic() >= end
         self._vain_spins += 1
