@@ -70,7 +70,7 @@ class ReadSeat:
         #: Bytes received.
         self.received = 0
         #: Whoever sits waits without having seen anything come for a while. Then a FIN, which may
-        #: wait for a frame to go with while there is traffic, goes at once.
+        #: wait for a frame to go with while there is traffic, goes at once. Not guarded.
         self.asleep = False
         # For the one who sits:
         self._buffer = memoryview(bytearray(READ))
@@ -238,7 +238,11 @@ class ReadSeat:
             soon = transport.spin()
             self._wakes_acceptors = not soon
             if not soon:
-                self._core.section(self._fall_asleep_locked)
+                # Without the lock, which is seldom needed: whoever adds a FIN looks at `asleep`
+                # after that, so that one of the two sends it.
+                self.asleep = True
+                if self._core.protocol.pending.ending:
+                    self._core.section(self._send_fins_locked)
                 left = None if deadline is None else max(0.0, deadline - time.monotonic())
                 transport.wait_readable(left)
         into = self._buffer if straight is None else self._target(straight)
@@ -255,12 +259,10 @@ class ReadSeat:
         self._eager = count is not None and (count >= EAGER or count == len(into))
         return count
 
-    def _fall_asleep_locked(self) -> None:
-        """There is no traffic: a FIN that might have gone with another frame is sent now."""
-        pending = self._core.protocol.pending
-        self.asleep = True
-        if pending.ending:
-            pending.flush_now = True
+    def _send_fins_locked(self) -> None:
+        """There is no traffic: what might have gone with another frame is sent now."""
+        if self._core.protocol.pending.ending:
+            self._core.protocol.pending.flush_now = True
 
     def _leave_locked(self, waiter: Waiter) -> None:
         """The seat is free."""
