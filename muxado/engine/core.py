@@ -67,9 +67,6 @@ class Core:
         #: What calls held that exceptions have ended, and how to give it back. Not guarded.
         self.struck: dict[Any, Callable[[Any], None]] = {}
         self.protocol = Protocol(config, client=client, clock=time.monotonic)
-        #: Whose bytes wait to be sent, by the thread's ident: what a handler of a signal that
-        #: interrupts that thread wants to send or to flush cannot wait for them.
-        self.turns: dict[int, Any] = {}
         #: Takes what is logged about this session; ``None`` where nothing is logged.
         self.log = log_for(self.name, self.protocol.codec)
 
@@ -100,6 +97,8 @@ class Core:
 
         #: The descriptor that polls for ``accept()``, once one was asked for.
         self.session_poller: Any = None
+        #: Streams whose descriptors say that nothing can be sent now.
+        self.polled_for_room: dict[StreamState, None] = {}
         #: Descriptors that may say what is no longer true.
         self.stale: list[Readiness] = []
         #: What finalizers and handlers of signals leave to the writer thread; see :meth:`note`.
@@ -244,7 +243,12 @@ class Core:
     def _notes_are_done_locked(self) -> None:
         """Have those look again who must not overtake what was left."""
         self.flushers.wake_all()
-        self.stale.extend(self.pollers_locked())
+        self.offer_room_locked()
+
+    def offer_room_locked(self) -> None:
+        """Have the descriptors brought up to date of the streams that may send again."""
+        self.stale.extend(s.poller for s in self.polled_for_room if s.poller is not None)
+        self.polled_for_room.clear()
 
     def recover_locked(self) -> None:
         """Make good what exceptions have left: a section cut short, and what calls held."""

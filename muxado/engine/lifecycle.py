@@ -130,7 +130,7 @@ class Engine:
     def close(self) -> None:
         """Flush what was written, send GOAWAY, close the connection."""
         core = self.core
-        if core.lock._is_owned() or core.sits() or get_ident() in core.turns:
+        if core.lock._is_owned() or core.sits() or get_ident() in self.sender.turns:
             self.close_elsewhere()
             return
         deadline = time.monotonic() + core.protocol.config.linger

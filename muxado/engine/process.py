@@ -71,7 +71,7 @@ def _abandon(engine: Engine) -> None:
     core.lock = threading.RLock()  # a thread of the parent's may have been inside of the old one
     core.dirty = False
     core.struck.clear()
-    core.turns.clear()
+    engine.sender.turns.clear()
     core.silent = core.closing = True
     core.waiting.clear()
     core.followers.clear()

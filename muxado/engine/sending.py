@@ -33,8 +33,12 @@ class Sender:
         self._core = core
         self._reading = reading
         self._writing = writing
-        #: Guarded by the core's lock: how often a caller has waited for window.
+        # Guarded by the core's lock:
+        #: How often a caller has waited for window.
         self.stalls = 0
+        #: Whose bytes wait to be sent, by the thread's ident: what a handler of a signal that
+        #: interrupts that thread wants to send or to flush cannot wait for them.
+        self.turns: dict[int, Turn] = {}
 
     def send(
         self, stream: StreamState, data: Data, deadline: float | None, whole: bool, orphan: bool
@@ -172,7 +176,7 @@ class Sender:
             return error
         if late:
             return TimeoutError("timed out")
-        if self._core.turns.get(turn.thread, turn) is not turn:
+        if self.turns.get(turn.thread, turn) is not turn:
             return RuntimeError(REENTERED)  # the other goes on when this handler of a signal ends
         return None
 
@@ -184,7 +188,7 @@ class Sender:
         core, writing, schedule = self._core, self._writing, self._core.protocol.schedule
         stream = turn.stream
         if stream.write is None:
-            stream.write = self._core.turns[turn.thread] = turn
+            stream.write = self.turns[turn.thread] = turn
             stream.wrote = True
         if stream.write is not turn or stream.send.left <= 0:
             return False
@@ -201,8 +205,8 @@ class Sender:
         if stream.write is turn:
             stream.write = None
             core.protocol.schedule.discard(stream)
-        if core.turns.get(turn.thread) is turn:
-            del core.turns[turn.thread]
+        if self.turns.get(turn.thread) is turn:
+            del self.turns[turn.thread]
         if stream.writers:
             stream.writers.wake_all()
         self._writing.pass_on_locked()
@@ -227,7 +231,7 @@ class Sender:
                 protocol.pending.flush_now = True
             elif error is None:
                 error = os_error(errno.EAGAIN)
-                writing.poll_for_room_locked(stream)
+                core.polled_for_room[stream] = None
             return size if error is None else error
 
         result = core.section(leave_locked)
@@ -244,14 +248,14 @@ class Sender:
 
     def writable(self, stream: StreamState) -> bool:
         """Whether a non-blocking send would do anything but raise ``BlockingIOError``."""
-        core, writing = self._core, self._writing
+        core = self._core
 
         def question() -> bool:
             if core.end is not None or stream.failure is not None or stream.fin_out:
                 return True
             room = self._has_room(stream)
             if not room:
-                writing.poll_for_room_locked(stream)
+                core.polled_for_room[stream] = None
             return room and stream.send.left > 0
 
         return core.look(question)

@@ -106,9 +106,12 @@ class Streams:
         self._core.section(self._change_locked, stream, action)
 
     def _change_locked(self, stream: StreamState, action: Callable[[], None]) -> None:
-        core, protocol = self._core, self._core.protocol
-        if core.end is None:
+        if self._core.end is None:
             action()
+        self._announce_locked(stream)
+
+    def _announce_locked(self, stream: StreamState) -> None:
+        core, protocol = self._core, self._core.protocol
         for queue in (stream.readers, stream.writers):
             if queue:
                 queue.wake_all()
@@ -138,15 +141,10 @@ class Streams:
         stream.closed = True
         stream.write = None
         self._reading.stream_is_over_locked()
-        for queue in (stream.readers, stream.writers):
-            if queue:
-                queue.wake_all()
+        self._announce_locked(stream)
         if stream.poller is not None:
-            core.stale.append(stream.poller)
             stream.poller = None
             self._reading.unpin_locked()
-        if core.protocol.changed or core.drainers:
-            core.announce_locked()
 
     def drop(self, stream: StreamState) -> None:
         """Close ``stream`` where nothing may be waited for: in a finalizer, or inside a section."""

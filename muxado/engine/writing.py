@@ -70,8 +70,6 @@ class WriteSeat:
         self.broken: tuple[float, OSError] | None = None
         #: While the connection takes no more: since when, who waits there, with how many bytes.
         self.jam: tuple[float, str, int] | None = None
-        #: Streams whose descriptors say that nothing can be sent until there is room again.
-        self._pollers_waiting: dict[StreamState, None] = {}
         #: The writer thread sleeps until it is woken.
         self.parked = False
         # For the one who sits:
@@ -147,10 +145,6 @@ class WriteSeat:
     def has_room(self) -> bool:
         """Whether a non-blocking send may leave its bytes in the outbox."""
         return self.outbox.size < (_ROOM_CONTENDED if self._core.protocol.contended else _ROOM)
-
-    def poll_for_room_locked(self, stream: StreamState) -> None:
-        """Have the descriptor of ``stream`` brought up to date when there is room again."""
-        self._pollers_waiting[stream] = None
 
     def has_work(self) -> bool:
         """Whether something must go at once that no caller waits to send."""
@@ -303,9 +297,8 @@ class WriteSeat:
         core, protocol = self._core, self._core.protocol
         if core.writer:
             return
-        if self._pollers_waiting and self.has_room():
-            core.stale.extend(s.poller for s in self._pollers_waiting if s.poller is not None)
-            self._pollers_waiting.clear()
+        if core.polled_for_room and self.has_room():
+            core.offer_room_locked()
         pending = protocol.pending
         if self.broken is not None or core.end is not None:
             core.writer_waiter.wake()
